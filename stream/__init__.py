@@ -1,0 +1,1 @@
+"""What knows of topics, offsets and time: settings, records, the pipeline, the worker and the command line."""
