@@ -1,1 +1,47 @@
 """What watches: prequential metrics and drift detectors, pure Python over River. Knows nothing of Kafka."""
+
+from monitors.drift import (
+    DETECTORS,
+    Alarm,
+    DetectorSpec,
+    DriftMonitor,
+    DriftWatch,
+    check_drift,
+    drift_problems,
+)
+from monitors.prequential import (
+    METRICS,
+    MetricSpec,
+    Prequential,
+    check_metrics,
+    metric_names,
+    metric_problems,
+    weighted_mean,
+)
+from monitors.records import Alert, Figures, Label, Level, Status, Task
+
+__all__ = [
+    # records
+    "Alert",
+    "Figures",
+    "Label",
+    "Level",
+    "Status",
+    "Task",
+    # prequential metrics
+    "METRICS",
+    "MetricSpec",
+    "Prequential",
+    "check_metrics",
+    "metric_names",
+    "metric_problems",
+    "weighted_mean",
+    # drift
+    "DETECTORS",
+    "Alarm",
+    "DetectorSpec",
+    "DriftMonitor",
+    "DriftWatch",
+    "check_drift",
+    "drift_problems",
+]

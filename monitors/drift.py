@@ -1,0 +1,483 @@
+"""Drift detectors over what a partition's learner sees and does: River's detectors, by name.
+
+A watch is one detector on one sequence of numbers. `error` is 0 or 1 for classification and the absolute
+error for regression; `label` and `prediction` are 0 or 1 for two classes and the number for regression;
+`feature:NAME` is a numeric feature.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, Protocol, cast
+
+from river import drift
+
+from monitors.records import Label, Level, Task
+
+# How many of the last values "mean after" looks at (DESIGN, section 4).
+_RECENT = 100
+# Detectors square what they are given: one value beyond this would turn their sums into inf or nan for ever.
+_LIMIT = 1e100
+
+_FEATURE = "feature:"
+
+
+class RiverDetector(Protocol):
+    """What we use of a River drift detector."""
+
+    @property
+    def drift_detected(self) -> bool:
+        """The last value showed a drift."""
+
+    @property
+    def warning_detected(self) -> bool:
+        """A drift may be near. Only the detectors with `has_warning` have it."""
+
+    def update(self, x: float, /) -> None:
+        """Take the next value."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """What a detector's parameter may be."""
+
+    #: Python type; a float may be written as a whole number.
+    type: type
+    #: Smallest value (excluded when `above` is set).
+    low: float = -math.inf
+    #: Largest value.
+    high: float = math.inf
+    #: The smallest value itself is not allowed.
+    above: bool = False
+    #: The only values allowed, when not empty.
+    choices: tuple[str, ...] = ()
+
+    def expected(self) -> str:
+        """The rule in words, as a message ends it."""
+        if self.choices:
+            return f"one of: {', '.join(self.choices)}"
+        words = {bool: "true or false", int: "a whole number", float: "a number"}[self.type]
+        if self.low > -math.inf:
+            words += f" {'above' if self.above else 'of at least'} {self.low:g}"
+        if self.high < math.inf:
+            words += f" and at most {self.high:g}"
+        return words
+
+    def allows(self, value: object) -> bool:
+        """Whether a value obeys the rule."""
+        if self.choices:
+            return value in self.choices
+        if self.type is bool:
+            return isinstance(value, bool)
+        numeric = (int, float) if self.type is float else (int,)
+        if not isinstance(value, numeric) or isinstance(value, bool) or not math.isfinite(value):
+            return False
+        return (self.low < value if self.above else self.low <= value) and value <= self.high
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectorSpec:
+    """A drift detector by name: what it is fed and what may be set."""
+
+    #: Name in the settings.
+    name: str
+    #: River's class.
+    river: Callable[..., RiverDetector]
+    #: One line for a table.
+    summary: str
+    #: The parameters of River's constructor that may be set.
+    parameters: Mapping[str, Parameter]
+    #: It takes 0 and 1 only.
+    binary_input: bool = False
+    #: It warns before it says drift.
+    has_warning: bool = False
+    #: It draws random numbers, so it needs a seed.
+    seedable: bool = False
+    #: It wants 1 - value: River's docstring asks for errors, the code looks for a mean that sinks.
+    wants_correctness: bool = False
+
+
+def _specs() -> Iterator[DetectorSpec]:
+    def river(detector: object) -> Callable[..., RiverDetector]:
+        return cast(Callable[..., RiverDetector], detector)
+
+    # Smaller probabilities make River divide by zero or take the log of it; 1 itself detects always.
+    probability = Parameter(type=float, low=0.0, high=0.999999, above=True)
+    count = Parameter(type=int, low=1)
+    positive = Parameter(type=float, low=0.0, above=True)
+    yes_no = Parameter(type=bool)
+    yield DetectorSpec(
+        name="adwin",
+        river=river(drift.ADWIN),
+        summary="adaptive window: the means of its older and newer part differ",
+        parameters={
+            "delta": probability,
+            "clock": count,
+            "max_buckets": count,
+            "min_window_length": count,
+            "grace_period": count,
+        },
+    )
+    yield DetectorSpec(
+        name="kswin",
+        river=river(drift.KSWIN),
+        summary="Kolmogorov-Smirnov test between older and newer values (about 300 microseconds an event)",
+        parameters={
+            "alpha": probability,
+            "window_size": Parameter(type=int, low=2),
+            "stat_size": count,
+            "seed": Parameter(type=int, low=0),
+        },
+        seedable=True,
+    )
+    yield DetectorSpec(
+        name="page-hinkley",
+        river=river(drift.PageHinkley),
+        summary="cumulative sum of what exceeds the mean so far",
+        parameters={
+            "min_instances": count,
+            "delta": Parameter(type=float, low=0.0),
+            "threshold": positive,
+            "alpha": Parameter(type=float, low=0.0, high=1.0, above=True),
+            "mode": Parameter(type=str, choices=("up", "down", "both")),
+        },
+    )
+    yield DetectorSpec(
+        name="ddm",
+        river=river(drift.binary.DDM),
+        summary="the error rate rises beyond its lowest point",
+        parameters={"warm_start": count, "warning_threshold": positive, "drift_threshold": positive},
+        binary_input=True,
+        has_warning=True,
+    )
+    yield DetectorSpec(
+        name="eddm",
+        river=river(drift.binary.EDDM),
+        summary="errors come closer together (often too early)",
+        parameters={"warm_start": count, "alpha": probability, "beta": probability},
+        binary_input=True,
+        has_warning=True,
+    )
+    confidences = {"drift_confidence": probability, "warning_confidence": probability}
+    yield DetectorSpec(
+        name="hddm-a",
+        river=river(drift.binary.HDDMA),
+        summary="Hoeffding's bound on means: abrupt changes",
+        parameters={**confidences, "two_sided_test": yes_no},
+        binary_input=True,
+        has_warning=True,
+    )
+    yield DetectorSpec(
+        name="hddm-w",
+        river=river(drift.binary.HDDMW),
+        summary="McDiarmid's bound on weighted means: gradual changes",
+        parameters={**confidences, "lambda_val": probability, "two_sided_test": yes_no},
+        binary_input=True,
+        has_warning=True,
+    )
+    yield DetectorSpec(
+        name="fhddm",
+        river=river(drift.binary.FHDDM),
+        summary="the share of right predictions in a window falls below its best",
+        parameters={
+            "sliding_window_size": count,
+            "confidence_level": probability,
+            "short_window_size": count,
+        },
+        binary_input=True,
+        wants_correctness=True,
+    )
+
+
+DETECTORS: Mapping[str, DetectorSpec] = {spec.name: spec for spec in _specs()}
+"""The drift detectors we take."""
+
+
+@dataclass(frozen=True, slots=True)
+class DriftWatch:
+    """One detector on one sequence of numbers, as the settings have it."""
+
+    #: `error`, `label`, `prediction` or `feature:NAME`.
+    watch: str
+    #: Name in `DETECTORS`.
+    detector: str = "adwin"
+    #: Arguments of River's constructor that differ from its defaults.
+    parameters: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    """A detector spoke."""
+
+    #: Warning or drift.
+    level: Level
+    #: What was watched.
+    watch: str
+    #: Name of the detector.
+    detector: str
+    #: Mean of the watched values since the last drift, or since the start. None: not a finite number.
+    mean_before: float | None
+    #: Mean of the last 100 of them.
+    mean_after: float | None
+    #: Values given to the detector since the start, this one included.
+    observed: int
+
+
+def drift_problems(watch: str, detector: str, parameters: Mapping[str, object], task: Task) -> list[str]:
+    """Everything that is wrong with a watch, a sentence each; empty when it fits.
+
+    Example:
+        >>> for problem in drift_problems("errors", "page_hinkley", {}, "binary"):
+        ...     print(problem)
+        watch "errors" is not known; did you mean "error"?
+        detector "page_hinkley" is not known; did you mean "page-hinkley"?
+        >>> drift_problems("error", "ddm", {}, "regression")
+        ['detector "ddm" takes only 0 and 1, "error" is any number here; use adwin, kswin or page-hinkley.']
+    """
+    problems = []
+    is_feature = watch.startswith(_FEATURE)
+    watches = ["error", "label", "prediction"] if task != "multiclass" else ["error"]
+    if watch in ("label", "prediction") and task == "multiclass":
+        problems.append(f'watch "{watch}" is a class of many here, not a number; watch "error" or a feature.')
+    elif watch == _FEATURE:
+        problems.append('watch "feature:" names no feature; expected feature:NAME.')
+    elif watch not in watches and not is_feature:
+        near = get_close_matches(watch, watches, n=1)
+        hint = f'did you mean "{near[0]}"?' if near else f"expected {', '.join(watches)} or feature:NAME."
+        problems.append(f'watch "{watch}" is not known; {hint}')
+
+    spec = DETECTORS.get(detector)
+    if spec is None:
+        near = get_close_matches(detector, DETECTORS, n=1)
+        hint = f'did you mean "{near[0]}"?' if near else f"expected one of: {', '.join(DETECTORS)}."
+        return [*problems, f'detector "{detector}" is not known; {hint}']
+    if spec.binary_input and not problems and (is_feature or task == "regression"):
+        problems.append(
+            f'detector "{detector}" takes only 0 and 1, "{watch}" is any number here; '
+            "use adwin, kswin or page-hinkley."
+        )
+    return problems + _parameter_problems(spec, parameters)
+
+
+def _parameter_problems(spec: DetectorSpec, parameters: Mapping[str, object]) -> list[str]:
+    problems = []
+    for name, value in parameters.items():
+        rule = spec.parameters.get(name)
+        if rule is None:
+            near = get_close_matches(name, spec.parameters, n=1)
+            hint = f'did you mean "{near[0]}"?' if near else f"expected one of: {', '.join(spec.parameters)}."
+            problems.append(f'parameter "{name}" of {spec.name} is not known; {hint}')
+        elif not rule.allows(value):
+            problems.append(f'parameter "{name}" of {spec.name} is {value!r}; expected {rule.expected()}.')
+    if not problems:
+        problems += _disagreements(spec.name, parameters)
+    return problems
+
+
+def _disagreements(detector: str, parameters: Mapping[str, Any]) -> list[str]:
+    """What each parameter allows, and the two together do not."""
+    if detector == "kswin":
+        window, stat = parameters.get("window_size", 100), parameters.get("stat_size", 30)
+        if window < 2 * stat:
+            return [
+                f"kswin compares two samples of stat_size, {stat}, out of window_size, {window}; "
+                "expected a window of at least twice stat_size."
+            ]
+    if detector == "fhddm":
+        window, short = parameters.get("sliding_window_size", 100), parameters.get("short_window_size", 1)
+        if short > window:
+            return [f"fhddm: short_window_size, {short}, is above sliding_window_size, {window}."]
+    if detector == "eddm":
+        alpha, beta = parameters.get("alpha", 0.95), parameters.get("beta", 0.9)
+        if alpha < beta:
+            return [f"eddm: alpha (warning), {alpha}, is below beta (drift), {beta}; expected at least that."]
+    return []
+
+
+def check_drift(watch: str, detector: str, parameters: Mapping[str, object], task: Task) -> None:
+    """Raise ValueError, with all that `drift_problems` finds, unless the watch fits the task."""
+    if problems := drift_problems(watch, detector, parameters, task):
+        raise ValueError(" ".join(problems))
+
+
+_NONE: tuple[Alarm, ...] = ()
+
+
+class DriftMonitor:
+    """The drift watches of one partition.
+
+    `predicted` feeds what is known with the features (`prediction`, `feature:NAME`), `labelled` what is known
+    with the label (`error`, `label`); a labelled event goes through both, in that order. A warning is told
+    once, when the detector enters that state. After a drift the detector starts afresh with the next value,
+    and so do the means.
+
+    Args:
+        watches: What to watch with which detector; no pair of the two twice.
+        task: Decides what a label is, see `monitors.records.Task`.
+        seed: For the detectors that draw random numbers.
+
+    Example:
+        >>> monitor = DriftMonitor([DriftWatch("error", "ddm")], "binary", seed=1)
+        >>> for i in range(60):
+        ...     for alarm in monitor.labelled(True, i % 10 > 0 and i < 50, at=i):
+        ...         print(i, alarm.level, round(alarm.mean_before, 3))
+        52 warning 0.151
+        54 drift 0.182
+    """
+
+    __slots__ = ("_errors", "_features", "_labels", "_numeric", "_predictions", "_watches", "task")
+
+    def __init__(self, watches: Sequence[DriftWatch], task: Task, seed: int) -> None:
+        seen: list[tuple[str, str]] = []
+        for watch in watches:
+            check_drift(watch.watch, watch.detector, watch.parameters, task)
+            if (watch.watch, watch.detector) in seen:
+                raise ValueError(f'"{watch.watch}" is watched by {watch.detector} twice; expected once.')
+            seen.append((watch.watch, watch.detector))
+        self.task: Task = task
+        self._numeric = task == "regression"
+        self._watches = tuple(_Watched(watch, seed) for watch in watches)
+        self._errors = tuple(w for w in self._watches if w.watch == "error")
+        self._labels = tuple(w for w in self._watches if w.watch == "label")
+        self._predictions = tuple(w for w in self._watches if w.watch == "prediction")
+        self._features = tuple(
+            (w.watch.removeprefix(_FEATURE), w) for w in self._watches if w.watch.startswith(_FEATURE)
+        )
+
+    def predicted(self, x: Mapping[str, object], y_pred: Label | None, at: int) -> tuple[Alarm, ...]:
+        """A prediction was made.
+
+        Args:
+            x: The features. One that is watched and is missing, or no number, is skipped and counted; a
+                boolean is 0 or 1.
+            y_pred: The prediction; None is not watched.
+            at: The record's offset, kept as `last_drift_at` for the status.
+        """
+        alarms = _NONE
+        if self._predictions and y_pred is not None:
+            value = float(y_pred)
+            for watched in self._predictions:
+                if (alarm := watched.feed(value, at)) is not None:
+                    alarms += (alarm,)
+        for name, watched in self._features:
+            number = x.get(name)
+            if not isinstance(number, (float, int)):
+                watched.skipped += 1
+            elif (alarm := watched.feed(number, at)) is not None:
+                alarms += (alarm,)
+        return alarms
+
+    def labelled(self, y: Label, y_pred: Label | None, at: int) -> tuple[Alarm, ...]:
+        """A label is known.
+
+        Args:
+            y: The label.
+            y_pred: What had been predicted for it; without a prediction (None) there is no error.
+            at: The record's offset, kept as `last_drift_at` for the status.
+        """
+        alarms = _NONE
+        if self._errors and y_pred is not None:
+            error = abs(float(y) - float(y_pred)) if self._numeric else float(y != y_pred)
+            for watched in self._errors:
+                if (alarm := watched.feed(error, at)) is not None:
+                    alarms += (alarm,)
+        for watched in self._labels:
+            if (alarm := watched.feed(float(y), at)) is not None:
+                alarms += (alarm,)
+        return alarms
+
+    def status(self) -> list[dict[str, object]]:
+        """One mapping for each watch: what it is, its state and its counters since the start."""
+        return [watched.status() for watched in self._watches]
+
+
+class _Watched:
+    """A watch at work."""
+
+    __slots__ = (
+        "_correctness",
+        "_has_warning",
+        "_recent",
+        "_river",
+        "_total",
+        "detector",
+        "drifts",
+        "last_drift_at",
+        "observed",
+        "skipped",
+        "start",
+        "warned",
+        "warnings",
+        "watch",
+    )
+
+    def __init__(self, watch: DriftWatch, seed: int) -> None:
+        spec = DETECTORS[watch.detector]
+        seeded = {"seed": seed} if spec.seedable else {}
+        self._river = spec.river(**(seeded | dict(watch.parameters)))
+        self._correctness = spec.wants_correctness
+        self._has_warning = spec.has_warning
+        self.watch = watch.watch
+        self.detector = watch.detector
+        #: Values given to the detector since the start, and how many of them before the last drift.
+        self.observed = 0
+        self.start = 0
+        #: Values that were no usable number.
+        self.skipped = 0
+        self.drifts = 0
+        self.warnings = 0
+        #: Offset of the last drift.
+        self.last_drift_at: int | None = None
+        #: The detector is in its warning state.
+        self.warned = False
+        self._total = 0.0
+        self._recent: deque[float] = deque(maxlen=_RECENT)
+
+    def feed(self, value: float, at: int) -> Alarm | None:
+        if not -_LIMIT < value < _LIMIT:  # false for nan, too
+            self.skipped += 1
+            return None
+        self.observed += 1
+        self._total += value
+        self._recent.append(value)
+        river = self._river
+        river.update(1 - value if self._correctness else value)
+        if river.drift_detected:
+            alarm = self._alarm("drift")
+            self.drifts += 1
+            self.last_drift_at = at
+            self.warned = False
+            self.start = self.observed
+            self._total = 0.0
+            self._recent.clear()
+            return alarm
+        if self._has_warning and river.warning_detected is not self.warned:
+            self.warned = not self.warned
+            if self.warned:
+                self.warnings += 1
+                return self._alarm("warning")
+        return None
+
+    def _alarm(self, level: Level) -> Alarm:
+        return Alarm(
+            level=level,
+            watch=self.watch,
+            detector=self.detector,
+            mean_before=self._total / (self.observed - self.start),
+            mean_after=math.fsum(self._recent) / len(self._recent),
+            observed=self.observed,
+        )
+
+    def status(self) -> dict[str, object]:
+        return {
+            "watch": self.watch,
+            "detector": self.detector,
+            "state": "warning" if self.warned else "stable",
+            "observed": self.observed,
+            "skipped": self.skipped,
+            "warnings": self.warnings,
+            "drifts": self.drifts,
+            "last_drift_at": self.last_drift_at,
+        }

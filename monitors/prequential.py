@@ -1,0 +1,526 @@
+"""Prequential metrics: score every prediction that was made before its label was learned.
+
+The figures are River's own: `river.evaluate.progressive_val_score` gives the same number to the last digit.
+The event path only appends to lists. Every 256 labels those are folded into River's metric objects: a metric
+that counts pairs of label and prediction is told each distinct pair once, with its count as the weight (whole
+numbers, so nothing is rounded); a metric that adds up floats is told every pair in order. Reading folds the
+rest into a copy, so the state never depends on when somebody looked.
+"""
+
+import copy
+import math
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import chain, islice
+from typing import Any, Protocol, cast
+
+from river import metrics, stats
+
+from monitors.records import Label, Task
+
+# A fold costs some 20 microseconds beside its pairs: nothing when 256 labels share it.
+_BATCH = 256
+
+Pair = tuple[Label, Any]
+"""A label and what was predicted for it: a label, a number or a probability."""
+
+
+class RiverMetric(Protocol):
+    """What we use of a River metric."""
+
+    def update(self, y_true: object, y_pred: object, w: float = ..., /) -> None:
+        """Score one prediction with a weight."""
+
+    def get(self) -> float:
+        """The figure so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSpec:
+    """A metric by name: what it fits and how its figure is to be read."""
+
+    #: Name in the settings.
+    name: str
+    #: Tasks it fits.
+    tasks: tuple[Task, ...]
+    #: Makes River's metric, empty.
+    river: Callable[[], RiverMetric]
+    #: One line for a table.
+    summary: str
+    #: It is given probabilities, not the predicted class.
+    needs_scores: bool = False
+    #: A high figure is a good one.
+    higher_is_better: bool = True
+    #: A mean over events: figures of several partitions may be averaged, weighted by events.
+    is_mean: bool = False
+    #: It depends on pairs only through how often each occurs.
+    is_counted: bool = True
+
+
+_CLASSES: tuple[Task, ...] = ("binary", "multiclass")
+_BINARY: tuple[Task, ...] = ("binary",)
+
+
+def _specs() -> Iterator[MetricSpec]:
+    def classes(name: str, river: object, summary: str, *, is_mean: bool = False) -> MetricSpec:
+        return MetricSpec(name, _CLASSES, cast(Callable[[], RiverMetric], river), summary, is_mean=is_mean)
+
+    def binary(name: str, river: object, summary: str) -> MetricSpec:
+        return MetricSpec(name, _BINARY, cast(Callable[[], RiverMetric], river), summary)
+
+    def numbers(name: str, river: object, summary: str, *, is_mean: bool) -> MetricSpec:
+        return MetricSpec(
+            name,
+            ("regression",),
+            cast(Callable[[], RiverMetric], river),
+            summary,
+            higher_is_better=False,
+            is_mean=is_mean,
+            is_counted=False,
+        )
+
+    yield classes("accuracy", metrics.Accuracy, "share of predictions that were right", is_mean=True)
+    yield classes("balanced_accuracy", metrics.BalancedAccuracy, "mean of the recalls of the classes")
+    yield classes("cohen_kappa", metrics.CohenKappa, "accuracy beyond what chance would give")
+    yield classes("geometric_mean", metrics.GeometricMean, "geometric mean of the recalls of the classes")
+    yield binary("mcc", metrics.MCC, "Matthews correlation of label and prediction")
+    yield binary("f1", metrics.F1, "harmonic mean of precision and recall")
+    yield binary("precision", metrics.Precision, "share of predicted positives that were positive")
+    yield binary("recall", metrics.Recall, "share of positives that were predicted")
+    yield binary("jaccard", metrics.Jaccard, "true positives among all that are or were called positive")
+    for kind, how in (("macro", "mean over classes"), ("weighted", "mean over classes by their frequency")):
+        for name in ("f1", "precision", "recall", "jaccard"):
+            river = getattr(metrics, kind.title() + name.title())
+            # Recall weighted by how often each class occurs is accuracy.
+            is_mean = (kind, name) == ("weighted", "recall")
+            yield classes(f"{kind}_{name}", river, f"{name}, {how}", is_mean=is_mean)
+    for name in ("f1", "precision", "recall", "jaccard"):
+        river = getattr(metrics, "Micro" + name.title())
+        # With one label an event the micro averages of these three are accuracy.
+        yield classes(f"micro_{name}", river, f"{name} over all classes together", is_mean=name != "jaccard")
+    yield MetricSpec(
+        "log_loss",
+        _BINARY,
+        metrics.LogLoss,
+        "minus the log of the probability given to the label",
+        needs_scores=True,
+        higher_is_better=False,
+        is_mean=True,
+        is_counted=False,
+    )
+    yield MetricSpec(
+        "cross_entropy",
+        ("multiclass",),
+        metrics.CrossEntropy,
+        "minus the log of the probability given to the label",
+        needs_scores=True,
+        higher_is_better=False,
+        is_mean=True,
+        is_counted=False,
+    )
+    yield MetricSpec(
+        "roc_auc",
+        _BINARY,
+        metrics.ROCAUC,
+        "chance that a positive is ranked above a negative (River's, at 10 thresholds)",
+        needs_scores=True,
+    )
+    yield numbers("mae", metrics.MAE, "mean absolute error", is_mean=True)
+    yield numbers("mse", metrics.MSE, "mean squared error", is_mean=True)
+    yield numbers("rmse", metrics.RMSE, "root of the mean squared error", is_mean=False)
+    yield numbers("mape", metrics.MAPE, "mean absolute error in percent of the label", is_mean=True)
+    yield numbers("smape", metrics.SMAPE, "mean absolute error in percent of both", is_mean=True)
+    yield MetricSpec(
+        "r2", ("regression",), metrics.R2, "share of the label's variance that is explained", is_counted=False
+    )
+
+
+METRICS: Mapping[str, MetricSpec] = {spec.name: spec for spec in _specs()}
+"""The metrics we take. Left out: what needs arguments (the F-beta kinds), what compares clusterings, what
+keeps a window of its own, and RMSLE, which raises on labels of -1 and below."""
+
+
+def metric_names(task: Task) -> list[str]:
+    """Names of the metrics that fit a task."""
+    return [spec.name for spec in METRICS.values() if task in spec.tasks]
+
+
+def metric_problems(names: Sequence[str], task: Task) -> list[str]:
+    """Everything that is wrong with a list of metrics, a sentence each; empty when it fits.
+
+    Example:
+        >>> for problem in metric_problems(["acuracy", "mae"], "binary"):
+        ...     print(problem)
+        metric "acuracy" is not known; did you mean "accuracy"?
+        metric "mae" is for regression, not for binary.
+    """
+    if not names:
+        return [f"no metric is named; expected one or more of: {', '.join(metric_names(task))}."]
+    problems = []
+    for i, name in enumerate(names):
+        spec = METRICS.get(name)
+        if spec is None:
+            fits = metric_names(task)
+            near = get_close_matches(name, fits, n=1) or get_close_matches(name, METRICS, n=1)
+            hint = f'did you mean "{near[0]}"?' if near else f"expected one of: {', '.join(fits)}."
+            problems.append(f'metric "{name}" is not known; {hint}')
+        elif task not in spec.tasks:
+            problems.append(f'metric "{name}" is for {" and ".join(spec.tasks)}, not for {task}.')
+        elif name in names[:i]:
+            problems.append(f'metric "{name}" is named twice.')
+    return problems
+
+
+def check_metrics(names: Sequence[str], task: Task) -> None:
+    """Raise ValueError, with all that `metric_problems` finds, unless the metrics fit the task."""
+    if problems := metric_problems(names, task):
+        raise ValueError(" ".join(problems))
+
+
+def weighted_mean(name: str, figures: Iterable[tuple[float | None, int]]) -> float | None:
+    """A metric over several partitions: the mean of their figures, weighted by events.
+
+    Args:
+        name: The metric. One that is no mean over events has no such figure: None.
+        figures: For each partition its figure and the number of events in it. A partition without events does
+            not count; one with events and no figure makes the whole None.
+
+    Example:
+        >>> weighted_mean("accuracy", [(0.5, 100), (0.8, 200), (None, 0)])
+        0.7
+        >>> weighted_mean("roc_auc", [(0.5, 100), (0.8, 200)]) is None
+        True
+    """
+    if not METRICS[name].is_mean:
+        return None
+    total, events = 0.0, 0
+    for value, n in figures:
+        if n <= 0:
+            continue
+        if value is None:
+            return None
+        total += value * n
+        events += n
+    return total / events if events else None
+
+
+class Prequential:
+    """The metrics of one partition, cumulative and over a window, beside two baselines.
+
+    A prediction that is None is not scored, and empty probabilities are not scored by the metrics that want
+    probabilities, both as in River. The baselines look at the labels alone and are scored by the first
+    metric: `no_change` predicts the label before this one, `majority` the commonest so far (all their
+    frequencies, where the metric wants probabilities), `mean` the mean of the labels so far. They are River's
+    `NoChangeClassifier`, `PriorClassifier` and `StatisticRegressor(stats.Mean())`, in plain code.
+
+    The window is kept as pairs, and its figure is computed from them when it is read: that is every few
+    seconds, where `river.utils.Rolling` would cost 2.6 microseconds an event.
+
+    Args:
+        names: Metrics, of which the first is the one the baselines are scored by.
+        task: Decides the type of label, see `monitors.records.Task`.
+        window: How many of the last scored predictions the windowed figures look at.
+
+    Example:
+        >>> prequential = Prequential(["accuracy"], "binary", window=2)
+        >>> for y, y_pred in [(True, None), (True, True), (False, True), (True, True)]:
+        ...     prequential.update(y, y_pred, None)
+        >>> prequential.scored, prequential.values()
+        (3, {'accuracy': {'value': 0.6666666666666666, 'window': 0.5}})
+        >>> prequential.baselines()["no_change"]
+        {'value': 0.3333333333333333, 'window': 0.0}
+    """
+
+    __slots__ = (
+        "_baselines",
+        "_by_class",
+        "_by_score",
+        "_class_pairs",
+        "_labels",
+        "_score_pairs",
+        "names",
+        "scored",
+        "task",
+        "window",
+    )
+
+    def __init__(self, names: Sequence[str], task: Task, window: int) -> None:
+        check_metrics(names, task)
+        if window < 1:
+            raise ValueError(f"window is {window}; expected at least 1.")
+        self.names = tuple(names)
+        self.task: Task = task
+        self.window = window
+        #: Predictions scored.
+        self.scored = 0
+        self._labels: list[Label] = []
+        self._class_pairs: list[Pair] = []
+        self._score_pairs: list[Pair] = []
+        self._by_class = _Scores([name for name in names if not METRICS[name].needs_scores], window)
+        self._by_score = _Scores([name for name in names if METRICS[name].needs_scores], window)
+        needs_scores = METRICS[names[0]].needs_scores
+        guesses: dict[str, _Guess]
+        if task == "regression":
+            guesses = {"no_change": _LastValue(), "mean": _MeanValue()}
+        elif not needs_scores:
+            guesses = {"no_change": _LastValue(), "majority": _Majority()}
+        elif task == "binary":
+            guesses = {"no_change": _LastProbability(), "majority": _Frequency()}
+        else:
+            guesses = {"no_change": _LastProbabilities(), "majority": _Frequencies()}
+        self._baselines = {name: (guess, _Scores(names[:1], window)) for name, guess in guesses.items()}
+
+    def update(self, y: Label, y_pred: Label | None, y_proba: Mapping[Label, float] | None) -> None:
+        """Score one prediction, now that its label is known.
+
+        Args:
+            y: The label.
+            y_pred: The class or number that was predicted; None is not scored.
+            y_proba: The probabilities that were predicted, if there were any.
+        """
+        labels = self._labels
+        labels.append(y)
+        if y_pred is not None:
+            self.scored += 1
+            self._class_pairs.append((y, y_pred))
+        if y_proba and self._by_score.metrics:
+            self._score_pairs.append((y, _score(self.task, y, y_proba)))
+        if len(labels) >= _BATCH:
+            self._fold()
+
+    def _fold(self) -> None:
+        self._by_class.fold(self._class_pairs)
+        self._by_score.fold(self._score_pairs)
+        for guess, scores in self._baselines.values():
+            scores.fold(guess.pairs(self._labels))
+        self._labels.clear()
+        self._class_pairs.clear()
+        self._score_pairs.clear()
+
+    def values(self) -> dict[str, dict[str, float | None]]:
+        """For each metric its figure over all that was scored (`value`) and over the `window`.
+
+        None: nothing scored yet, or not a finite number.
+        """
+        found = self._by_class.read(self._class_pairs) | self._by_score.read(self._score_pairs)
+        return {name: found[name] for name in self.names}
+
+    def baselines(self) -> dict[str, dict[str, float | None]]:
+        """The first metric for each baseline, cumulative (`value`) and over the `window`."""
+        return {
+            name: scores.read(copy.deepcopy(guess).pairs(self._labels))[self.names[0]]
+            for name, (guess, scores) in self._baselines.items()
+        }
+
+
+def _score(task: Task, y: Label, y_proba: Mapping[Label, float]) -> object:
+    """What the metrics look at: of two classes the positive one's probability, of several the label's."""
+    if task == "binary":
+        return y_proba.get(True, 0.0)
+    return {y: y_proba[y]} if y in y_proba else {}
+
+
+class _Scores:
+    """Some metrics over one sequence of pairs, and the last pairs themselves."""
+
+    __slots__ = ("metrics", "recent", "undefined")
+
+    def __init__(self, names: Sequence[str], window: int) -> None:
+        self.metrics = {name: METRICS[name].river() for name in names}
+        self.recent: deque[Pair] = deque(maxlen=window)
+        #: Metrics whose arithmetic overflowed (River raises): without a figure from then on.
+        self.undefined: list[str] = []
+
+    def fold(self, pairs: Sequence[Pair]) -> None:
+        for name, metric in self.metrics.items():
+            if not _feed(name, metric, pairs) and name not in self.undefined:
+                self.undefined.append(name)
+        if self.metrics:
+            self.recent.extend(pairs)
+
+    def read(self, pairs: Sequence[Pair]) -> dict[str, dict[str, float | None]]:
+        recent = self.recent.copy()
+        recent.extend(pairs)
+        found = {}
+        for name, metric in self.metrics.items():
+            value = window = None
+            if recent:
+                total = copy.deepcopy(metric)
+                if _feed(name, total, pairs) and name not in self.undefined:
+                    value = _finite(total)
+                part = METRICS[name].river()
+                if _feed(name, part, recent):
+                    window = _finite(part)
+            found[name] = {"value": value, "window": window}
+        return found
+
+
+def _roc_auc() -> metrics.ROCAUC:
+    return metrics.ROCAUC()  # type: ignore[no-untyped-call]  # River's constructor has no annotations
+
+
+_THRESHOLDS: tuple[float, ...] = (*_roc_auc().thresholds, math.inf)
+
+
+def _feed(name: str, metric: RiverMetric, pairs: Iterable[Pair]) -> bool:
+    """Give the pairs to the metric; False when its arithmetic overflowed."""
+    if METRICS[name].is_counted:
+        if name == "roc_auc":
+            # It asks of a probability only which thresholds it exceeds, so the next threshold stands for it.
+            pairs = [(y, _THRESHOLDS[bisect_left(_THRESHOLDS, p)]) for y, p in pairs]
+        for (y, y_pred), n in Counter(pairs).items():
+            metric.update(y, y_pred, float(n))
+        return True
+    try:
+        for y, y_pred in pairs:
+            metric.update(y, y_pred)
+    except ArithmeticError:
+        return False
+    return True
+
+
+def _finite(metric: RiverMetric) -> float | None:
+    try:
+        value = float(metric.get())
+    except ArithmeticError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+class _Guess(Protocol):
+    """A baseline: what it would have predicted for each label, knowing those before."""
+
+    def pairs(self, labels: Sequence[Label]) -> list[Pair]:
+        """Predict each label, then learn it. A label without a prediction has no pair."""
+
+
+class _LastValue:
+    """The label before."""
+
+    __slots__ = ("last",)
+
+    def __init__(self) -> None:
+        self.last: Label | None = None
+
+    def pairs(self, labels: Sequence[Label]) -> list[Pair]:
+        if not labels:
+            return []
+        before = islice(chain((self.last,), labels), 0 if self.last is not None else 1, len(labels))
+        scored = labels if self.last is not None else labels[1:]
+        self.last = labels[-1]
+        return list(zip(scored, before, strict=True))
+
+
+class _LastProbability(_LastValue):
+    """Certainty that the label before comes again, as the probability of True."""
+
+    __slots__ = ()
+
+    def pairs(self, labels: Sequence[Label]) -> list[Pair]:
+        return [(y, 1.0 if last else 0.0) for y, last in super().pairs(labels)]
+
+
+class _LastProbabilities(_LastValue):
+    """Certainty that the label before comes again, of several classes."""
+
+    __slots__ = ("seen",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: Classes that have come. River gives no probability to others; its cross entropy then adds nothing.
+        self.seen: dict[Label, None] = {}
+
+    def pairs(self, labels: Sequence[Label]) -> list[Pair]:
+        pairs: list[Pair] = []
+        for y in labels:
+            if self.last is not None:
+                pairs.append((y, {y: 1.0 if y == self.last else 0.0} if y in self.seen else {}))
+            self.seen[y] = None
+            self.last = y
+        return pairs
+
+
+class _Majority:
+    """The commonest label so far; of several the one that came first."""
+
+    __slots__ = ("counts", "majority", "most")
+
+    def __init__(self) -> None:
+        self.counts: dict[Label, int] = {}
+        self.majority: Label | None = None
+        self.most = 0
+
+    def pairs(self, labels: Sequence[Label]) -> list[Pair]:
+        pairs: list[Pair] = []
+        counts, majority, most = self.counts, self.majority, self.most
+        for y in labels:
+            if majority is not None:
+                pairs.append((y, majority))
+            counts[y] = n = counts.get(y, 0) + 1
+            if n > most:
+                majority, most = y, n
+            elif n == most:
+                majority = max(counts, key=counts.__getitem__)
+        self.majority, self.most = majority, most
+        return pairs
+
+
+class _Frequencies:
+    """How often each class has come so far, as probabilities."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts: dict[Label, int] = {}
+        self.total = 0
+
+    def pairs(self, labels: Sequence[Label]) -> list[Pair]:
+        pairs: list[Pair] = []
+        for y in labels:
+            n = self.counts.get(y, 0)
+            if self.total:
+                pairs.append((y, {y: n / self.total} if n else {}))
+            self.counts[y] = n + 1
+            self.total += 1
+        return pairs
+
+
+class _Frequency:
+    """How often True has come so far, as its probability."""
+
+    __slots__ = ("positives", "total")
+
+    def __init__(self) -> None:
+        self.positives = 0
+        self.total = 0
+
+    def pairs(self, labels: Sequence[Label]) -> list[Pair]:
+        pairs: list[Pair] = []
+        positives, total = self.positives, self.total
+        for y in labels:
+            if total:
+                pairs.append((y, positives / total))
+            positives += y is True
+            total += 1
+        self.positives, self.total = positives, total
+        return pairs
+
+
+class _MeanValue:
+    """The mean of the labels so far, and 0.0 before the first, as River has it."""
+
+    __slots__ = ("mean",)
+
+    def __init__(self) -> None:
+        self.mean = stats.Mean()
+
+    def pairs(self, labels: Sequence[Label]) -> list[Pair]:
+        pairs: list[Pair] = []
+        mean = self.mean
+        for y in labels:
+            pairs.append((y, mean.get()))
+            mean.update(cast(float, y))
+        return pairs
