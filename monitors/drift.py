@@ -379,7 +379,7 @@ class DriftMonitor:
         """
         alarms = _NONE
         if self._errors and y_pred is not None:
-            error = abs(float(y) - float(y_pred)) if self._numeric else float(y != y_pred)
+            error = abs(float(y) - float(y_pred)) if self._numeric else 0.0 if y == y_pred else 1.0
             for watched in self._errors:
                 if (alarm := watched.feed(error, at)) is not None:
                     alarms += (alarm,)

@@ -77,11 +77,9 @@ class Status:
     pending: int
     #: Predictions that gave up waiting.
     expired: int
-    #: Labels that came after their prediction had expired.
-    late: int
-    #: Labels of which no prediction is known.
+    #: Answers whose question is not pending: never asked, expired, or answered before.
     unmatched: int
-    #: Records whose id had been seen.
+    #: Questions whose id was already waiting for its label.
     duplicates: int
     #: Events per second since the last status.
     rate: float
