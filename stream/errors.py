@@ -27,13 +27,15 @@ class Mistake:
 
     #: Where: `app.toml:12` or the name of an environment variable.
     place: str
-    #: Which setting, as written: `[labels] expire_after_seconds`.
+    #: Which setting, as written: `[labels] expire_after_seconds`; empty when it is about the whole file.
     setting: str
-    #: What is wrong, what was expected, what to do.
+    #: What is wrong, what was expected, what to do: the rest of the sentence (`is -5; expected > 0.`)
+    #: or one of its own after a colon.
     text: str
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.setting} {self.text}"
+        joint = " " if self.setting and not self.text.startswith(":") else ""
+        return f"{self.place}: {self.setting}{joint}{self.text}"
 
 
 class ConfigError(HeadraceError):
