@@ -1,0 +1,80 @@
+"""What integration and fault tests share: a real broker, topics on it, and a broker to freeze or kill.
+
+The broker is that of `headrace broker`. Where it can't be had (extra not installed, no internet for the first
+download) the tests are skipped on a laptop, and fail with CI=true or HEADRACE_TEST_REQUIRE_KAFKA=1.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stream.broker import Broker, find_jars, find_java
+from stream.errors import EnvironmentRefused
+
+#: Tests freeze group members past their session timeout: 6 s, Kafka's least, would be a long wait.
+TEST_PROPERTIES = {"group.min.session.timeout.ms": "1000"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # kafka-python reads its schemas with two functions that are deprecated in Python 3.11 and 3.12 only.
+    for function, module in (("read_text", "kafka.protocol.schemas.load_json"), ("open_text", "")):
+        config.addinivalue_line(
+            "filterwarnings", f"ignore:{function} is deprecated:DeprecationWarning:{module}"
+        )
+
+
+@pytest.fixture(scope="session")
+def kafka_installed() -> None:
+    """Skip what needs a broker, or fail, if this machine can't have one; downloads it the first time."""
+    try:
+        find_jars()
+        find_java()
+    except EnvironmentRefused as refusal:
+        if os.environ.get("CI") == "true" or os.environ.get("HEADRACE_TEST_REQUIRE_KAFKA") == "1":
+            pytest.fail(str(refusal))
+        pytest.skip(str(refusal))
+
+
+@pytest.fixture(scope="session")
+def broker(kafka_installed: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """The broker that all tests share; don't stop, freeze or kill it (see `private_broker`)."""
+    folder = tmp_path_factory.mktemp("broker")
+    with Broker(folder, port=0, heap_mb=384, properties=TEST_PROPERTIES) as running:
+        yield running
+
+
+@pytest.fixture
+def private_broker(kafka_installed: None, tmp_path: Path) -> Iterator[Broker]:
+    """A running broker for this test alone, to freeze, kill and restart; ended even if it is frozen."""
+    with Broker(tmp_path / "private-broker", port=0, heap_mb=256, properties=TEST_PROPERTIES) as running:
+        yield running
+
+
+@pytest.fixture
+def topic_name(request: pytest.FixtureRequest) -> str:
+    """A topic name that no other test uses, and that says whose it is."""
+    test = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")
+    return f"{test[:60]}-{uuid.uuid4().hex[:8]}"
+
+
+def create_topic(broker: Broker, name: str, partitions: int = 1, **configs: str) -> None:
+    """Make a topic and wait until each of its partitions has a leader.
+
+    Example: `create_topic(broker, topic_name, partitions=4, **{"cleanup.policy": "compact"})`.
+    """
+    from kafka import KafkaAdminClient  # type: ignore[import-untyped]  # kafka-python ships no types
+
+    admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap_servers)
+    try:
+        admin.create_topics(
+            {name: {"num_partitions": partitions, "replication_factor": 1, "configs": configs}},
+            wait_for_metadata=True,
+        )
+    finally:
+        admin.close()
