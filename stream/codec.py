@@ -1,0 +1,320 @@
+"""From a record's bytes to an event, and from what the pipeline decided to the bytes of an output.
+
+Decoding is the hottest code of ours: it takes the short way for what is right (all names known, all values
+numbers) and looks closely only at what is not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Final, Literal
+
+import orjson
+
+from stream.errors import RecordError
+from stream.records import Event, Features, Headers, Label, Output, Record, position
+
+#: Caps on hostile input. A record above the first is refused before it is parsed.
+MAX_RECORD_BYTES: Final = 256 * 1024
+MAX_FEATURES: Final = 1_000
+MAX_NAME_CHARACTERS: Final = 128
+MAX_TEXT_CHARACTERS: Final = 1_024
+#: Names remembered as checked; more distinct names than this are checked each time.
+KNOWN_NAMES: Final = 10_000
+#: Times above this many seconds (the year 5138) can only be milliseconds.
+MAX_SECONDS: Final = 1e11
+
+Task = Literal["binary", "multiclass", "regression"]
+
+TRUTH: Final[Mapping[object, bool]] = {
+    True: True,
+    False: False,
+    "true": True,
+    "false": False,
+    "1": True,
+    "0": False,
+}
+BINARY_SCORES: Final = ((False, "false"), (True, "true"))
+
+
+class EventDecoder:
+    """Reads events as the settings say where things are in them.
+
+    Args:
+        task: Fixes the label's type: bool, text or finite float.
+        id_field: Top-level field with the event's id, or None when events have none.
+        time_field: Field with the event's time, or None to use the record's timestamp.
+        label_field: Field with the label.
+        features: Name of the field that holds all features, or the list of the fields that are features.
+        excluded: With `features=None`: all top-level fields but these are features.
+        positive: Binary only: the label's value that means true; None takes true/false and 1/0.
+        max_ahead_seconds: How far an event's time may be ahead of the record's timestamp.
+
+    Example:
+        >>> decoder = EventDecoder(task="binary", features=["amount"], label_field="fraud")
+        >>> decoder.decode(Record(0, 7, 1_000, None, b'{"id": "a", "amount": 3.5, "fraud": 0}'))
+        Event(id='a', time=1.0, x={'amount': 3.5}, y=False)
+    """
+
+    def __init__(
+        self,
+        *,
+        task: Task,
+        id_field: str | None = "id",
+        time_field: str | None = None,
+        label_field: str = "label",
+        features: str | list[str] | None = "features",
+        excluded: tuple[str, ...] = (),
+        positive: str | bool | int | None = None,
+        max_ahead_seconds: float = 3600.0,
+    ) -> None:
+        self._id_field = id_field
+        self._time_field = time_field
+        self._label_field = label_field
+        self._max_ahead_seconds = max_ahead_seconds
+        self._positive = positive
+        self._positive_kinds: tuple[type, ...] = (str,) if isinstance(positive, str) else (bool, int, float)
+        self._known_names: set[str] = set()
+        self._object_field = features if isinstance(features, str) else None
+        self._feature_fields = tuple(features) if isinstance(features, list) else ()
+        reserved = (name for name in (id_field, time_field, label_field) if name is not None)
+        self._not_features = frozenset((*excluded, *reserved))
+        self._flat = features is None
+        self._label: Callable[[object], Label]
+        if task == "binary":
+            self._label = self._truth if positive is None else self._is_positive
+        else:
+            self._label = _text_label if task == "multiclass" else _number_label
+
+    def decode(self, record: Record) -> Event:
+        """The event in a record.
+
+        Raises:
+            RecordError: The record is not an event; the reason says which field, what it is and what was expected.
+        """
+        value = record.value
+        if value is None:
+            raise RecordError("the value is empty (a tombstone); expected a JSON object")
+        if len(value) > MAX_RECORD_BYTES:
+            raise RecordError(f"the value has {len(value):,} bytes; expected at most {MAX_RECORD_BYTES:,}")
+        try:
+            body = orjson.loads(value)
+        except orjson.JSONDecodeError as error:
+            raise RecordError(f"the value is not valid JSON in UTF-8: {error}") from error
+        if type(body) is not dict:
+            raise RecordError(f"the value is {_kind(body)}; expected a JSON object")
+
+        label = body.get(self._label_field)
+        y = None if label is None else self._label(label)
+
+        if self._object_field is not None:
+            found = body.get(self._object_field)
+            if found is not None and type(found) is not dict:
+                raise RecordError(
+                    f'field "{self._object_field}" is {_kind(found)}; expected an object of features'
+                )
+        elif self._flat:
+            found = {name: item for name, item in body.items() if name not in self._not_features}
+        else:
+            found = {name: body[name] for name in self._feature_fields if name in body}
+        x = self._features(found) if found else None
+
+        event_id = None if self._id_field is None else body.get(self._id_field)
+        if event_id is not None and type(event_id) is not str and type(event_id) is not int:
+            raise RecordError(
+                f'field "{self._id_field}" is {_kind(event_id)}; expected a string or an integer'
+            )
+        if type(event_id) is str and len(event_id) > MAX_TEXT_CHARACTERS:
+            raise RecordError(
+                f'field "{self._id_field}" has {len(event_id):,} characters; expected at most {MAX_TEXT_CHARACTERS:,}'
+            )
+
+        time = record.timestamp / 1_000
+        if self._time_field is not None:
+            given = body.get(self._time_field)
+            if given is not None:
+                time = self._time(given, time)
+
+        if x is None:
+            if y is None:
+                raise RecordError(self._shape_reason(body))
+            if event_id is None:
+                raise RecordError(
+                    f'it has a label in "{self._label_field}" but neither features nor an id; '
+                    "expected features (a labelled event) or an id (an answer)"
+                )
+        return Event(event_id, time, x, y)
+
+    def _features(self, found: dict[str, object]) -> Features | None:
+        if len(found) > MAX_FEATURES:
+            raise RecordError(f"it has {len(found):,} features; expected at most {MAX_FEATURES:,}")
+        if self._known_names.issuperset(found):
+            try:
+                sum(found.values())  # type: ignore[arg-type]  # a sum exists: all are numbers, and orjson's are finite
+            except TypeError:
+                pass
+            else:
+                return found  # type: ignore[return-value]  # as the sum shows
+        return self._checked_features(found)
+
+    def _checked_features(self, found: dict[str, object]) -> Features | None:
+        x: Features = {}
+        for name, item in found.items():
+            if len(name) > MAX_NAME_CHARACTERS:
+                raise RecordError(
+                    f'the name of feature "{name[:32]}…" has {len(name):,} characters; '
+                    f"expected at most {MAX_NAME_CHARACTERS}"
+                )
+            if item is None:
+                continue
+            if isinstance(item, str):
+                if len(item) > MAX_TEXT_CHARACTERS:
+                    raise RecordError(
+                        f'feature "{name}" has {len(item):,} characters; expected at most {MAX_TEXT_CHARACTERS:,}'
+                    )
+            elif not isinstance(item, (bool, int, float)):
+                raise RecordError(
+                    f'feature "{name}" is {_kind(item)}; expected a number, a string or a boolean'
+                )
+            if len(self._known_names) < KNOWN_NAMES:
+                self._known_names.add(name)
+            x[name] = item
+        return x or None
+
+    def _time(self, given: object, record_time: float) -> float:
+        if isinstance(given, str):
+            try:
+                moment = datetime.fromisoformat(given)
+            except ValueError:
+                moment = None
+            if moment is None:
+                raise RecordError(
+                    f'field "{self._time_field}" is {_shown(given)}; expected epoch seconds, milliseconds or ISO 8601'
+                )
+            time = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        elif isinstance(given, (int, float)) and not isinstance(given, bool):
+            time = float(given) if abs(given) < MAX_SECONDS else given / 1_000
+        else:
+            raise RecordError(
+                f'field "{self._time_field}" is {_kind(given)}; expected epoch seconds, milliseconds or ISO 8601'
+            )
+        if time - record_time > self._max_ahead_seconds:
+            raise RecordError(
+                f'field "{self._time_field}" is {_shown(given)}, {time - record_time:,.0f} s ahead of the record\'s '
+                f"timestamp; expected at most {self._max_ahead_seconds:,.0f} s"
+            )
+        return time
+
+    def _truth(self, label: object) -> bool:
+        try:
+            return TRUTH[label]
+        except (KeyError, TypeError):
+            raise RecordError(
+                f'field "{self._label_field}" is {_shown(label)}; expected true, false, 1 or 0 '
+                "(or name the value that means true: [event] positive)"
+            ) from None
+
+    def _is_positive(self, label: object) -> bool:
+        if not isinstance(label, self._positive_kinds):
+            raise RecordError(
+                f'field "{self._label_field}" is {_kind(label)}; expected a value like {_shown(self._positive)}'
+            )
+        return label == self._positive
+
+    def _shape_reason(self, body: dict[str, object]) -> str:
+        if not body:
+            return "it is an empty object; expected features, or an id with a label"
+        where = f'an object "{self._object_field}"' if self._object_field else "at least one feature"
+        names = ", ".join(f'"{name[:32]}"' for name in list(body)[:8])
+        return f'it has neither features nor a label (its fields: {names}); expected {where}, or "{self._label_field}"'
+
+
+def _text_label(label: object) -> str:
+    if isinstance(label, str):
+        if len(label) > MAX_NAME_CHARACTERS:
+            raise RecordError(
+                f"the label has {len(label):,} characters; expected at most {MAX_NAME_CHARACTERS}"
+            )
+        return label
+    if isinstance(label, bool):
+        return "true" if label else "false"
+    if isinstance(label, int):
+        return str(label)
+    if isinstance(label, float):
+        return str(int(label)) if label.is_integer() and abs(label) < 2**53 else repr(label)
+    raise RecordError(f"the label is {_kind(label)}; expected a string or a number (multi-class)")
+
+
+def _number_label(label: object) -> float:
+    if isinstance(label, (int, float)) and not isinstance(label, bool):
+        return float(label)
+    raise RecordError(f"the label is {_shown(label)}; expected a number (regression)")
+
+
+def _kind(value: object) -> str:
+    """What a JSON value is, in words.
+
+    Example:
+        >>> _kind([1, 2]), _kind("n/a"), _kind(True)
+        ('a list', 'a string', 'a boolean')
+    """
+    if value is None:
+        return "null"
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "a string",
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+    }
+    return names[type(value)]
+
+
+def _shown(value: object) -> str:
+    """A JSON value for a message: itself if it is short, else its beginning."""
+    text = orjson.dumps(value).decode()
+    return text if len(text) <= 64 else f"{text[:64]}…"
+
+
+def scores_of(y_proba: Mapping[Label, float]) -> dict[str, float]:
+    """Class → probability with text classes, sorted by class.
+
+    Example:
+        >>> scores_of({True: 0.75, False: 0.25})
+        {'false': 0.25, 'true': 0.75}
+    """
+    if True in y_proba or False in y_proba:
+        return {name: y_proba[value] for value, name in BINARY_SCORES if value in y_proba}
+    return {str(name): y_proba[name] for name in sorted(y_proba)}
+
+
+def encode_json(body: Mapping[str, object]) -> bytes:
+    """A JSON object as Headrace writes it: NaN and infinities become null, NumPy numbers numbers."""
+    return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def finite(value: float | None) -> float | None:
+    """The value, or None in place of NaN and the infinities, which JSON has no name for."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def dead_letter(record: Record, *, pipeline: str, topic: str, stage: str, error: BaseException) -> Output:
+    """The record itself, byte for byte, with headers that say where it stood and why it is here.
+
+    The original headers come first and untouched; ours start with `headrace.`.
+    """
+    message = str(error) or type(error).__name__
+    ours: Headers = (
+        ("headrace.pipeline", pipeline.encode()),
+        ("headrace.position", position(topic, record.partition, record.offset).encode()),
+        ("headrace.topic", topic.encode()),
+        ("headrace.partition", str(record.partition).encode()),
+        ("headrace.offset", str(record.offset).encode()),
+        ("headrace.stage", stage.encode()),
+        ("headrace.error", type(error).__name__.encode()),
+        ("headrace.message", message[:MAX_TEXT_CHARACTERS].encode("utf-8", "replace")),
+    )
+    return Output("dead_letters", record.key, record.value, (*(record.headers or ()), *ours))

@@ -1,0 +1,64 @@
+"""The nouns of the data plane: what comes out of the log, what it decodes to, what goes back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+#: A label once decoded: bool for binary, text for multi-class, finite float for regression.
+Label = bool | str | float
+#: Features as River takes them: numbers, booleans, and strings for categories.
+Features = dict[str, float | int | bool | str]
+#: Which output topic an `Output` belongs to.
+OutputKind = Literal["predictions", "outcomes", "alerts", "dead_letters"]
+#: Kafka's headers: names may repeat, order matters, a value may be missing.
+Headers = Sequence[tuple[str, bytes | None]]
+
+
+class Record(NamedTuple):
+    """One record of `<events>`: bytes at a position."""
+
+    #: Partition of the events topic.
+    partition: int
+    #: Offset within the partition.
+    offset: int
+    #: The record's own timestamp, milliseconds since the epoch.
+    timestamp: int
+    #: The key's bytes, or None.
+    key: bytes | None
+    #: The value's bytes; None is a tombstone.
+    value: bytes | None
+    #: The record's headers, or None.
+    headers: Headers | None = None
+
+
+class Event(NamedTuple):
+    """What a record decodes to. Features without a label: a question; a label without features: an answer."""
+
+    #: What joins an answer to its question; as in the event, a string or an integer; None if it has none.
+    id: str | int | None
+    #: Event time, seconds since the epoch.
+    time: float
+    #: Features, or None in an answer.
+    x: Features | None
+    #: Label, or None in a question.
+    y: Label | None
+
+
+class Output(NamedTuple):
+    """One record to be written because of one input record; it goes to the same partition with the same timestamp."""
+
+    to: OutputKind
+    key: bytes | None
+    value: bytes | None
+    headers: Headers | None = None
+
+
+def position(topic: str, partition: int, offset: int) -> str:
+    """A position as Headrace always prints it.
+
+    Example:
+        >>> position("clicks", 3, 1042)
+        'clicks[3]@1042'
+    """
+    return f"{topic}[{partition}]@{offset}"
