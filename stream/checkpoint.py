@@ -1,0 +1,99 @@
+"""What a commit says about itself, and whether this worker may go on from it (DESIGN section 5, step 1 and 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import orjson
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from stream.errors import EnvironmentRefused
+
+#: Version of the metadata; another one is refused.
+FORMAT: Final = 1
+#: Kafka's bound on a commit's metadata (offset.metadata.max.bytes), bytes.
+MAX_METADATA_BYTES: Final = 4_096
+
+ANEW: Final = (
+    "To begin anew give the pipeline another name in its settings: "
+    "state, outputs and offsets are kept by that name."
+)
+
+
+class CommitMetadata(BaseModel):
+    """The metadata of a commit: enough to restore the state, or to see that it can't be."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = FORMAT
+    #: The pipeline's name.
+    pipeline: str
+    #: O: the offset at which the fold began.
+    origin: int
+    #: Identity of the events topic and its partition count at the origin.
+    topic_id: str
+    partitions: int
+    #: Digests of the settings that shape the state, by name.
+    shape: dict[str, str]
+    #: Transactional id of the worker that committed.
+    writer: str
+    #: Name of the newest snapshot; None until there is one.
+    snapshot: str | None = None
+
+    def encode(self) -> str:
+        """As the string that goes into the commit."""
+        text = orjson.dumps(self.model_dump()).decode()
+        if len(text) > MAX_METADATA_BYTES:
+            raise AssertionError(f"commit metadata has {len(text)} bytes; Kafka takes {MAX_METADATA_BYTES}")
+        return text
+
+    @classmethod
+    def decode(cls, text: str, *, group: str, where: str) -> CommitMetadata:
+        """Read the string of a commit.
+
+        Raises:
+            EnvironmentRefused: It is not one of ours, or of another version.
+        """
+        try:
+            metadata = cls.model_validate_json(text)
+        except ValidationError:
+            raise EnvironmentRefused(
+                f"{where}: group {group!r} has a committed offset that Headrace did not write "
+                f"(metadata {text[:80]!r}). Another consumer or an offset reset used this group. {ANEW}"
+            ) from None
+        if metadata.format != FORMAT:
+            raise EnvironmentRefused(
+                f"{where}: the commit has format {metadata.format}; this version reads {FORMAT}. "
+                "Run the version of Headrace that wrote it."
+            )
+        return metadata
+
+    def require_same(
+        self, *, pipeline: str, topic_id: str, partitions: int, shape: Mapping[str, str], where: str
+    ) -> None:
+        """Refuse to go on from this commit under other circumstances than it was made in.
+
+        Raises:
+            EnvironmentRefused: Recreated topic, other partition count, or changed settings; says which.
+        """
+        if self.pipeline != pipeline:
+            raise EnvironmentRefused(
+                f"{where}: the commit is of pipeline {self.pipeline!r}, not {pipeline!r}. {ANEW}"
+            )
+        if self.topic_id != topic_id:
+            raise EnvironmentRefused(
+                f"{where}: the topic was deleted and created again since (id {self.topic_id}, now {topic_id}): "
+                f"its offsets mean other records. {ANEW}"
+            )
+        if self.partitions != partitions:
+            raise EnvironmentRefused(
+                f"{where}: the topic had {self.partitions} partitions at the origin and has {partitions} now: "
+                f"keys have moved between learners. {ANEW}"
+            )
+        changed = sorted(name for name in {*self.shape, *shape} if self.shape.get(name) != shape.get(name))
+        if changed:
+            raise EnvironmentRefused(
+                f"{where}: these settings have changed since the state began: {', '.join(changed)}. "
+                f"The state would no longer follow from the log. Put them back as they were. {ANEW}"
+            )

@@ -1,0 +1,591 @@
+"""The log as Kafka keeps it: the only module that knows confluent-kafka.
+
+One `KafkaLog` is one member of the consumer group and one producer. Facts about librdkafka that shaped it are in
+docs/decisions/0001-data-plane-is-a-confluent-kafka-loop.md.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import structlog
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
+
+from stream.checkpoint import CommitMetadata
+from stream.clients import librdkafka_config
+from stream.errors import EnvironmentRefused, HeadraceError
+from stream.log import CommitAborted, CommitRetriable, Committed, ProducerFenced
+from stream.records import Output, Record, position
+from stream.settings import Settings
+
+log = structlog.get_logger()
+
+#: Seconds for a question to the broker at start; a broker that is there answers in milliseconds.
+START_TIMEOUT: Final = 10.0
+#: Seconds for one try of a commit's steps; what runs out is tried again.
+COMMIT_TIMEOUT: Final = 10.0
+#: Seconds to wait for a committed offset before looking for the dead writer that holds it back.
+COMMITTED_TIMEOUT: Final = 2.0
+#: Records taken from librdkafka's queue at once.
+BATCH: Final = 1_000
+
+#: What the consumer may hold unread: with the heap of a small model this keeps a worker under 200 MiB.
+CONSUMER_TUNING: Final[Mapping[str, Any]] = {
+    "queued.max.messages.kbytes": 8_192,
+    "queued.min.messages": 20_000,
+    "fetch.wait.max.ms": 100,
+    "fetch.error.backoff.ms": 50,
+}
+#: A retry backoff of 100 ms, the default, makes each next transaction wait: p99 130 ms (FACTS section 2).
+PRODUCER_TUNING: Final[Mapping[str, Any]] = {
+    "retry.backoff.ms": 5,
+    "retry.backoff.max.ms": 200,
+    "linger.ms": 2,
+    "queue.buffering.max.messages": 500_000,
+    "queue.buffering.max.kbytes": 262_144,
+    # A dead letter is as large as its record unpacked, and nothing is compressed: every client can read that.
+    "message.max.bytes": 100_000_000,
+    "delivery.report.only.error": True,
+}
+
+LATEST: Final = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # the library's, untyped
+NO_SUCH_TOPIC: Final = (
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError._UNKNOWN_PARTITION,
+)
+NOT_ALLOWED: Final = (
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+)
+#: Commit errors that mean: the group has moved on without this worker.
+STALE_MEMBER: Final = (
+    KafkaError.ILLEGAL_GENERATION,
+    KafkaError.UNKNOWN_MEMBER_ID,
+    KafkaError.FENCED_INSTANCE_ID,
+    KafkaError.REBALANCE_IN_PROGRESS,
+)
+
+
+class ClientErrors:
+    """The last thing librdkafka complained about: the cause behind a time-out, for the sentence that reports it."""
+
+    def __init__(self) -> None:
+        self.last = ""
+
+    def __call__(self, error: KafkaError) -> None:
+        """librdkafka's `error_cb`."""
+        text = error.str()
+        if text != self.last:
+            log.warning("kafka client", error=text, code=error.name())
+        self.last = text
+
+
+class KafkaLog:
+    """`stream.log.Log` on a Kafka cluster.
+
+    Args:
+        settings: The pipeline's settings.
+        writer: Transactional id of this worker.
+
+    Raises:
+        EnvironmentRefused: No broker answers, a topic is missing, partitions differ, or a permission is refused.
+    """
+
+    def __init__(self, settings: Settings, writer: str) -> None:
+        self.writer = writer
+        self._settings = settings
+        self._topic = settings.topics.events
+        self._servers = settings.kafka.bootstrap_servers
+        self._exactly_once = settings.worker.delivery == "exactly_once"
+        self._outputs: dict[str, str] = {
+            "predictions": settings.topics.predictions,
+            "alerts": settings.topics.alerts,
+            "dead_letters": settings.topics.dead_letters,
+        }
+        if settings.topics.outcomes is not None:
+            self._outputs["outcomes"] = settings.topics.outcomes
+        self._errors = ClientErrors()
+        self._base: dict[str, Any] = {
+            **librdkafka_config(settings.kafka),
+            "error_cb": self._errors,
+            "client.id": writer,
+            "log_level": 4,
+        }
+        self._admin = AdminClient(dict(self._base))
+        self._check_topics()
+        self._group = settings.name
+        self._consumer = Consumer(
+            {
+                **CONSUMER_TUNING,
+                **self._base,
+                "group.id": self._group,
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                # Offsets are set by us: anything else jumps silently over a truncated log.
+                "auto.offset.reset": "error",
+                "isolation.level": "read_committed",
+                "partition.assignment.strategy": "cooperative-sticky",
+                "session.timeout.ms": settings.worker.session_timeout_ms,
+                "heartbeat.interval.ms": min(3_000, settings.worker.session_timeout_ms // 3),
+                "enable.partition.eof": True,
+            }
+        )
+        self._producer: Producer | None = None
+        self._status = Producer({**self._base, "linger.ms": 100, "queue.buffering.max.kbytes": 4_096})
+        self._assigned: list[int] = []
+        self._started: set[int] = set()
+        self._positions: dict[int, int] = {}
+        self._in_transaction = False
+        self._unsent_offsets: list[TopicPartition] = []
+        self._open_bytes = 0
+        self._delivery_error: str | None = None
+
+    # Before the first record ------------------------------------------------------------------------------------
+
+    def _check_topics(self) -> None:
+        try:
+            metadata = self._admin.list_topics(timeout=START_TIMEOUT)
+        except KafkaException as error:
+            raise self._no_broker(error) from error
+        wanted = [self._topic, *self._outputs.values(), self._settings.topics.status]
+        missing = [name for name in wanted if name not in metadata.topics]
+        if missing:
+            raise EnvironmentRefused(
+                f"no topic {', '.join(repr(name) for name in missing)} at {self._servers}. "
+                f"Make what is missing: headrace topics create {self._settings.path}"
+            )
+        self.partition_count = len(metadata.topics[self._topic].partitions)
+        for name in wanted[1:]:
+            count = len(metadata.topics[name].partitions)
+            if count != self.partition_count:
+                raise EnvironmentRefused(
+                    f"topic {name!r} has {count} partitions and {self._topic!r} has {self.partition_count}; "
+                    "expected the same number, since outputs of partition p go to partition p. "
+                    f"Delete {name!r} and run: headrace topics create {self._settings.path}"
+                )
+        try:
+            described = self._admin.describe_topics(TopicCollection([self._topic]))[self._topic].result(
+                START_TIMEOUT
+            )
+        except KafkaException as error:
+            raise self._refused(error.args[0], f"topic {self._topic!r}") from error
+        self.topic_id = str(described.topic_id)
+
+    def _no_broker(self, error: KafkaException) -> EnvironmentRefused:
+        code: KafkaError = error.args[0]
+        cause = self._errors.last or code.str()
+        return EnvironmentRefused(
+            f"no broker answered at {self._servers} within {START_TIMEOUT:.0f} s ({cause}). "
+            "Is it running, and are [kafka] bootstrap_servers and its security settings right?"
+        )
+
+    def _refused(self, error: KafkaError, what: str) -> HeadraceError:
+        if error.code() in NOT_ALLOWED:
+            return EnvironmentRefused(
+                f"{what}: the broker refuses permission ({error.str()}). "
+                f"Allow user {self._settings.kafka.sasl_username or 'of this connection'!r} to read the events, "
+                "write the outputs, and use this group and transactional id."
+            )
+        if error.code() in NO_SUCH_TOPIC:
+            return EnvironmentRefused(
+                f"{what}: the topic is gone ({error.str()}). Run: headrace topics create {self._settings.path}"
+            )
+        return EnvironmentRefused(f"{what}: {error.str()} ({error.name()})")
+
+    def _new_producer(self) -> Producer:
+        config = {
+            **PRODUCER_TUNING,
+            **self._base,
+            "enable.idempotence": True,
+            "on_delivery": self._on_delivery_error,
+        }
+        if self._exactly_once:
+            config["transactional.id"] = self.writer
+            config["transaction.timeout.ms"] = self._settings.worker.transaction_timeout_ms
+        producer = Producer(config)
+        if self._exactly_once:
+            _init_transactions(producer, self._refused)
+        return producer
+
+    def _on_delivery_error(self, error: KafkaError | None, message: Any) -> None:
+        if error is None or error.code() in (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT):
+            return
+        if not error.retriable() and self._delivery_error is None and error.code() not in STALE_MEMBER:
+            where = f"{message.topic()}[{message.partition()}]"
+            self._delivery_error = (
+                f"{where}: a record of {len(message.value() or b''):,} bytes can't be written: {error.str()}"
+            )
+
+    # The group --------------------------------------------------------------------------------------------------
+
+    def join(
+        self, *, on_revoked: Callable[[Sequence[int]], None], on_lost: Callable[[Sequence[int]], None]
+    ) -> None:
+        """See `stream.log.Log.join`."""
+        self._producer = self._new_producer()
+
+        def assigned(consumer: Consumer, partitions: list[TopicPartition]) -> None:
+            # Fetching starts in `start`, when the state is there: the assignment is taken empty-handed.
+            consumer.incremental_assign([])
+            self._assigned += [item.partition for item in partitions]
+
+        def let_go(
+            consumer: Consumer, partitions: list[TopicPartition], tell: Callable[[Sequence[int]], None]
+        ) -> None:
+            numbers = [item.partition for item in partitions]
+            tell(numbers)
+            self._assigned = [number for number in self._assigned if number not in numbers]
+            started = [number for number in numbers if number in self._started]
+            consumer.incremental_unassign([TopicPartition(self._topic, number) for number in started])
+            self._started.difference_update(started)
+
+        self._consumer.subscribe(
+            [self._topic],
+            on_assign=assigned,
+            on_revoke=lambda consumer, partitions: let_go(consumer, partitions, on_revoked),
+            on_lost=lambda consumer, partitions: let_go(consumer, partitions, on_lost),
+        )
+
+    def poll(self, timeout_seconds: float) -> Sequence[Record]:
+        """See `stream.log.Log.poll`."""
+        first = self._consumer.poll(timeout_seconds)
+        if first is None:
+            return ()
+        records: list[Record] = []
+        append = records.append
+        message: Any
+        for message in (first, *self._consumer.consume(BATCH, 0)):
+            error = message.error()
+            if error is not None:
+                self._on_poll_error(error, message)
+                continue
+            append(
+                Record(
+                    message.partition(),
+                    message.offset(),
+                    message.timestamp()[1],
+                    message.key(),
+                    message.value(),
+                    message.headers(),
+                )
+            )
+        return records
+
+    def _on_poll_error(self, error: KafkaError, message: Any) -> None:
+        code = error.code()
+        if code == KafkaError._PARTITION_EOF:
+            self._positions[message.partition()] = message.offset()
+        elif code == KafkaError._AUTO_OFFSET_RESET:
+            raise EnvironmentRefused(
+                f"{position(self._topic, message.partition(), message.offset())}: the log has no such offset: "
+                f"it was truncated or recreated under the worker ({error.str()})."
+            )
+        elif code in NOT_ALLOWED or code in NO_SUCH_TOPIC:
+            raise self._refused(error, f"topic {self._topic!r}")
+        elif error.fatal():
+            raise self._refused(error, f"group {self._group!r}")
+        else:
+            log.warning("poll", error=error.str(), code=error.name())
+
+    def take_assigned(self) -> Sequence[int]:
+        """See `stream.log.Log.take_assigned`."""
+        if not self._assigned:
+            return ()
+        assigned, self._assigned = self._assigned, []
+        return assigned
+
+    def start(self, partition: int, offset: int) -> None:
+        """See `stream.log.Log.start`."""
+        where = TopicPartition(self._topic, partition)
+        if partition in self._started:
+            self._consumer.incremental_unassign([where])
+        self._consumer.incremental_assign([TopicPartition(self._topic, partition, offset)])
+        self._started.add(partition)
+        self._positions[partition] = offset
+
+    def position(self, partition: int) -> int:
+        """See `stream.log.Log.position`."""
+        return self._positions[partition]
+
+    def end(self, partition: int) -> int | None:
+        """See `stream.log.Log.end`."""
+        found = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), cached=True)
+        return None if found is None or found[1] < 0 else found[1]
+
+    # Offsets ----------------------------------------------------------------------------------------------------
+
+    def committed(self, partition: int) -> Committed | None:
+        """See `stream.log.Log.committed`."""
+        where = TopicPartition(self._topic, partition)
+        deadline = time.monotonic() + 12 * START_TIMEOUT
+        self._end_dead_transaction(partition)
+        while True:
+            try:
+                (found,) = self._consumer.committed([where], timeout=COMMITTED_TIMEOUT)
+            except KafkaException as error:
+                code: KafkaError = error.args[0]
+                if code.code() in NOT_ALLOWED:
+                    raise self._refused(code, f"group {self._group!r}") from error
+                if time.monotonic() > deadline:
+                    raise self._refused(code, f"committed offset of {self._topic}[{partition}]") from error
+                # An open transaction with pending offsets holds the answer back.
+                self._fence(self._writer_of(partition))
+                continue
+            if found.error is not None:
+                raise self._refused(found.error, f"group {self._group!r}")
+            if found.offset < 0:
+                return None
+            return Committed(found.offset, found.metadata or "")
+
+    def _end_dead_transaction(self, partition: int) -> None:
+        """Fence the writer that left a transaction open in this partition's predictions, if there is one."""
+        where = TopicPartition(self._outputs["predictions"], partition)
+        ends = [
+            self._admin.list_offsets({where: LATEST}, isolation_level=level)[where].result(START_TIMEOUT)
+            for level in (IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED)
+        ]
+        if ends[0].offset < ends[1].offset:
+            self._fence(self._writer_of(partition))
+
+    def _writer_of(self, partition: int) -> str | None:
+        """Transactional id in the metadata of the last commit, also while a transaction holds it back."""
+        wanted = ConsumerGroupTopicPartitions(self._group, [TopicPartition(self._topic, partition)])
+        answer = self._admin.list_consumer_group_offsets([wanted], require_stable=False)
+        (found,) = answer[self._group].result(START_TIMEOUT).topic_partitions
+        if found.offset < 0 or not found.metadata:
+            return None
+        return CommitMetadata.decode(
+            found.metadata, group=self._group, where=f"{self._topic}[{partition}]"
+        ).writer
+
+    def _fence(self, writer: str | None) -> None:
+        if writer is None or writer == self.writer or not self._exactly_once:
+            return
+        log.info("ending the transaction of a worker that is gone", writer=writer)
+        _init_transactions(
+            Producer({**self._base, "transactional.id": writer, "log_level": 3}), self._refused
+        )
+
+    def claim(self, partition: int, committed: Committed) -> None:
+        """See `stream.log.Log.claim`."""
+        self._commit_offsets([self._offset(partition, committed)])
+
+    def _offset(self, partition: int, committed: Committed) -> TopicPartition:
+        return TopicPartition(self._topic, partition, committed.next_offset, committed.metadata)
+
+    def _commit_offsets(self, offsets: list[TopicPartition]) -> None:
+        try:
+            results = self._consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as error:
+            raise self._commit_error(error) from error
+        for result in results or ():
+            if result.error is not None:
+                raise self._commit_error(KafkaException(result.error))
+
+    def bounds(self, partition: int) -> tuple[int, int]:
+        """See `stream.log.Log.bounds`."""
+        return self._watermarks(self._topic, partition)
+
+    def has_outputs(self, partition: int) -> bool:
+        """See `stream.log.Log.has_outputs`."""
+        return any(self._watermarks(name, partition)[1] > 0 for name in self._outputs.values())
+
+    def offset_at(self, partition: int, timestamp: int) -> int:
+        """See `stream.log.Log.offset_at`."""
+        where = TopicPartition(self._topic, partition, timestamp)
+        try:
+            (found,) = self._consumer.offsets_for_times([where], START_TIMEOUT)
+        except KafkaException as error:
+            raise self._refused(error.args[0], f"topic {self._topic!r}") from error
+        return found.offset if found.offset >= 0 else self.bounds(partition)[1]
+
+    def _watermarks(self, topic: str, partition: int) -> tuple[int, int]:
+        try:
+            found = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), START_TIMEOUT)
+        except KafkaException as error:
+            raise self._refused(error.args[0], f"topic {topic!r}") from error
+        if found is None:
+            raise EnvironmentRefused(
+                f"{topic}[{partition}]: the broker did not say where the log begins and ends."
+            )
+        return found
+
+    # The transaction --------------------------------------------------------------------------------------------
+
+    def send(self, partition: int, timestamp: int, outputs: Sequence[Output]) -> None:
+        """See `stream.log.Log.send`."""
+        producer = self._producer
+        if producer is None:
+            raise AssertionError("send before join")
+        if not self._in_transaction:
+            self._begin(producer)
+        for to, key, value, headers in outputs:
+            while True:
+                try:
+                    if headers is None:
+                        producer.produce(self._outputs[to], value, key, partition, timestamp=timestamp)
+                    else:
+                        self._open_bytes += len(value or b"")
+                        producer.produce(
+                            self._outputs[to],
+                            value,
+                            key,
+                            partition,
+                            timestamp=timestamp,
+                            headers=list(headers),
+                        )
+                    break
+                except BufferError:  # the queue to the broker is full: let it drain
+                    producer.poll(0.05)
+                    self._raise_delivery_error()
+                except KafkaException as error:
+                    code: KafkaError = error.args[0]
+                    if code.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                        self._delivery_error = f"{self._outputs[to]}[{partition}]: {code.str()}"
+                        self._raise_delivery_error()
+                    raise ProducerFenced(code.str()) from error
+
+    def _begin(self, producer: Producer) -> None:
+        if self._exactly_once:
+            try:
+                producer.begin_transaction()
+            except KafkaException as error:
+                raise self._commit_error(error) from error
+        self._in_transaction = True
+
+    def send_offsets(self, commits: Mapping[int, Committed]) -> None:
+        """See `stream.log.Log.send_offsets`."""
+        producer = self._producer
+        if producer is None:
+            raise AssertionError("commit before join")
+        offsets = [self._offset(partition, committed) for partition, committed in commits.items()]
+        if not self._exactly_once:
+            self._unsent_offsets = offsets
+            return
+        if not self._in_transaction:
+            self._begin(producer)
+        try:
+            producer.send_offsets_to_transaction(
+                offsets, self._consumer.consumer_group_metadata(), COMMIT_TIMEOUT
+            )
+        except KafkaException as error:
+            self._raise_delivery_error()
+            raise self._commit_error(error) from error
+
+    def commit(self) -> None:
+        """See `stream.log.Log.commit`."""
+        producer = self._producer
+        if producer is None:
+            raise AssertionError("commit before join")
+        if self._exactly_once:
+            try:
+                producer.commit_transaction(COMMIT_TIMEOUT)
+            except KafkaException as error:
+                producer.poll(0)
+                self._raise_delivery_error()
+                raise self._commit_error(error) from error
+        else:
+            if producer.flush(COMMIT_TIMEOUT) > 0:
+                raise CommitRetriable("outputs are not yet written")
+            self._raise_delivery_error()
+            self._commit_offsets(self._unsent_offsets)
+        self._in_transaction = False
+        self._open_bytes = 0
+
+    def _commit_error(self, error: KafkaException) -> Exception:
+        code: KafkaError = error.args[0]
+        if code.code() in NOT_ALLOWED:
+            return self._refused(code, f"committing as {self.writer!r}")
+        if code.txn_requires_abort() or code.code() in STALE_MEMBER:
+            return CommitAborted(code.str())
+        if code.fatal() or code.code() in (KafkaError._FENCED, KafkaError._STATE):
+            return ProducerFenced(code.str())
+        if code.retriable() or code.code() in (
+            KafkaError._TIMED_OUT,
+            KafkaError._TRANSPORT,
+            KafkaError._WAIT_COORD,
+        ):
+            return CommitRetriable(code.str())
+        return CommitAborted(code.str())
+
+    def _raise_delivery_error(self) -> None:
+        if self._delivery_error is not None:
+            raise EnvironmentRefused(
+                f"{self._delivery_error}. Nothing after the last commit is lost: mend the topic "
+                f"(headrace check {self._settings.path}) and start again."
+            )
+
+    def abort(self) -> None:
+        """See `stream.log.Log.abort`."""
+        if self._exactly_once and self._in_transaction and self._producer is not None:
+            while True:
+                try:
+                    self._producer.abort_transaction(COMMIT_TIMEOUT)
+                    break
+                except KafkaException as error:
+                    code: KafkaError = error.args[0]
+                    if not code.retriable():
+                        raise ProducerFenced(code.str()) from error
+        self._in_transaction = False
+        self._open_bytes = 0
+
+    def renew_producer(self) -> None:
+        """See `stream.log.Log.renew_producer`."""
+        self._producer = None
+        self._in_transaction = False
+        self._open_bytes = 0
+        self._producer = self._new_producer()
+
+    def open_bytes(self) -> int:
+        """See `stream.log.Log.open_bytes`."""
+        return self._open_bytes
+
+    def publish_status(self, partition: int, body: bytes) -> None:
+        """See `stream.log.Log.publish_status`."""
+        try:
+            self._status.produce(self._settings.topics.status, body, str(partition).encode(), partition)
+            self._status.poll(0)
+        except (
+            BufferError,
+            KafkaException,
+        ) as error:  # a view, not an output: the next one says it all again
+            log.warning("status not written", error=str(error))
+
+    def leave(self) -> None:
+        """See `stream.log.Log.leave`."""
+        if self._in_transaction:
+            try:
+                self.abort()  # or readers would wait for the transaction to time out
+            except ProducerFenced as error:
+                log.info("transaction left to its successor", reason=str(error))
+        self._status.flush(2.0)
+        self._consumer.close()
+
+
+def _init_transactions(producer: Producer, refused: Callable[[KafkaError, str], HeadraceError]) -> None:
+    """Take a transactional id for oneself, which ends what its last owner left open."""
+    deadline = time.monotonic() + 6 * START_TIMEOUT
+    while True:
+        try:
+            producer.init_transactions(START_TIMEOUT)
+            return
+        except KafkaException as error:
+            code: KafkaError = error.args[0]
+            if not code.retriable() or time.monotonic() > deadline:
+                raise refused(code, "transactions") from error
