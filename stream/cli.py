@@ -64,9 +64,9 @@ def run(
     configure_logs()
     settings = load(settings_file)
     if workers > 1:
-        from stream.supervisor import run_workers  # noqa: PLC0415
+        from stream.supervisor import run_workers, worker_command  # noqa: PLC0415
 
-        raise typer.Exit(run_workers(settings, workers, stop_at_end=stop_at_end))
+        raise typer.Exit(run_workers(worker_command(str(settings_file), stop_at_end=stop_at_end), workers))
     asked: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: asked.append(number))
