@@ -13,6 +13,7 @@ They keep River's names and parameters, so that River's documentation is theirs.
 from __future__ import annotations
 
 import collections
+import inspect
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -81,18 +82,16 @@ class _ForestTree(_OrderedCategories, BaseTreeClassifier):
 
 
 class ARFClassifier(forest.ARFClassifier):
-    """`forest.ARFClassifier` with categories in insertion order, whose `predict_proba_one` changes nothing."""
+    """`forest.ARFClassifier` with categories in order, whose `predict_proba_one` changes nothing."""
 
     def predict_proba_one(self, x: dict[Any, Any], **kwargs: Any) -> dict[Any, float]:
         """Return the probability of each class; `{}` as long as nothing is learned."""
         return super().predict_proba_one(x, **kwargs) if len(self) else {}
 
     def _new_base_model(self) -> Any:
-        # Only the kind of leaf differs; River names its 19 arguments here, and we do not want to repeat them.
-        river: Any = super()
-        new_tree: Any = river._new_base_model()
-        new_tree.__class__ = _ForestTree
-        return new_tree
+        # As River does it: each argument is the forest's attribute of that name.
+        names = inspect.signature(_ForestTree).parameters.keys() - {"rng"}
+        return _ForestTree(**{name: getattr(self, name) for name in names}, rng=self._rng)
 
 
 class ARFRegressor(forest.ARFRegressor):
