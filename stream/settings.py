@@ -141,7 +141,7 @@ FieldName = Annotated[str, Field(min_length=1, max_length=128), Expected("the na
 FieldNames = Annotated[tuple[FieldName, ...], Field(strict=False), Expected("a list of names of fields")]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False), Expected("a number > 0")]
 File = Annotated[Path, Field(strict=False), AfterValidator(_resolved), Expected("the path of a file")]
-Secret = Annotated[SecretStr, Expected("a text")]
+Secret = Annotated[SecretStr, Field(min_length=1), Expected("a text that is not empty")]
 Parameters = Annotated[dict[str, Any], Expected("a table")]
 TopicName = Annotated[
     str,
@@ -1004,7 +1004,7 @@ def _lines(text: str) -> dict[Location, int]:
             first = number
         statement += f"{line}\n"
         # Nothing else ends a statement of several lines; not asking at each line keeps long lists quick.
-        if first != number and not any(mark in line for mark in "]}\"'"):
+        if first != number and not any(mark in line for mark in ("]", "}", '"""', "'''")):
             continue
         try:
             parsed = tomllib.loads(statement)
