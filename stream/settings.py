@@ -757,11 +757,9 @@ def _validated(raw: dict[str, Any], folder: Path) -> tuple[list[Problem], dict[s
             if name not in wrong:
                 parts[name] = raw[name]
         elif name == "drift":
-            items = raw.get(name, [])
+            items = raw[name] if isinstance(raw.get(name), list) else []
             valid = ((i, _section_or_none(section, item, context)) for i, item in enumerate(items))
-            parts[name] = (
-                {i: item for i, item in valid if item is not None} if isinstance(items, list) else {}
-            )
+            parts[name] = {i: item for i, item in valid if item is not None}
         else:
             part = _section_or_none(section, raw.get(name, {}), context)
             if part is not None:

@@ -232,6 +232,7 @@ detector = 5
             "[worker] commit_interval_ms is 9000; expected at most half of",
         ),
         ('[worker]\ninstance = "a b"', '[worker] instance is "a b"; expected 1 to 100 of'),
+        ("[metrics]\nwindow = nan", "[metrics] window is nan; expected a whole number from 10 to 10000."),
         ("[drift]\nwatch = 1", "[[drift]] is a table; write [[drift]], with two brackets."),
         (
             "[kafka]\nbootstrap_servers = 'localhost'",
@@ -300,6 +301,13 @@ def test_conflicts_are_reported_beside_mistakes_of_other_sections(mistakes: Mist
     assert mistakes(f'{text}[labels]\ncapacity = 0\n[event]\npositive = "yes"\n') == [
         "app.toml:8: [labels] capacity is 0; expected a whole number >= 1.",
         "app.toml:10: [event] positive is for the binary task, not for regression; leave it out.",
+    ]
+
+
+@pytest.mark.parametrize("written", ["1.5", '"error"', "true"])
+def test_drift_that_is_no_list_of_tables_is_told(mistakes: Mistakes, written: str) -> None:
+    assert mistakes(f"drift = {written}\n{MINIMAL}") == [
+        f"app.toml:1: [[drift]] is {written}; expected tables [[drift]]."
     ]
 
 
