@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import random
+import re
 import signal
 import socket
 import struct
@@ -61,6 +62,8 @@ _DOWNLOAD_ATTEMPTS = 3
 #: A start takes 3 seconds on 2 idle cores; the rest is for a busy machine, or a log to recover after a crash.
 _START_TIMEOUT_SECONDS = 120.0
 _STOP_TIMEOUT_SECONDS = 20.0
+#: Each with other ports, where they are ours to choose.
+_START_ATTEMPTS = 3
 #: At this size the log of earlier runs is moved aside to `broker.log.1` before a start.
 _LOG_LIMIT_BYTES = 10_000_000
 #: Below the range from which Linux (32768) and macOS (49152) take the ports of outgoing connections, so that
@@ -354,9 +357,9 @@ class Broker:
         properties: Mapping[str, str] | None = None,
         listeners: Mapping[str, str] | None = None,
     ) -> None:
-        self.data_dir = Path(data_dir)
+        self.data_dir = Path(data_dir).absolute()
         self.port = port
-        self.log_file = Path(log_file) if log_file is not None else self.data_dir / "broker.log"
+        self.log_file = Path(log_file).absolute() if log_file else self.data_dir / "broker.log"
         self._any_port = port == 0
         self._heap_mb = heap_mb
         self._properties = dict(properties or {})
@@ -415,11 +418,21 @@ class Broker:
             )
         environ = {k: v for k, v in os.environ.items() if k not in ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS")}
         environ["CLASSPATH"] = class_path
+        first = not self._ports
         try:
             self._lock_data_dir()
-            while not self._start_java(java, environ):
-                self._ports.clear()
+            for _ in range(_START_ATTEMPTS if first else 1):
+                if self._start_java(java, environ):
+                    return
+                if first:  # later starts keep the ports: clients know them
+                    self._ports.clear()
+            raise EnvironmentRefused(
+                "Another process took a port of the broker while it started; try again. "
+                f"The log is {self.log_file}."
+            )
         except BaseException:
+            if first:
+                self._ports.clear()
             self.kill()
             raise
 
@@ -455,16 +468,18 @@ class Broker:
         return True
 
     def log_tail(self, lines: int = 8) -> str:
-        """The last lines of the log since the last start, without the stack traces' `at` lines."""
+        """The last lines that say what went wrong since the last start; if none does, the last lines."""
+        said = [line for line in self._log_text().splitlines() if not line.startswith(("\tat ", "\t... "))]
+        wrong = [line for line in said if re.search(r"\b(ERROR|FATAL|\w*Exception|\w*Error)\b", line)]
+        return "\n".join((wrong or said)[-lines:])
+
+    def _log_text(self) -> str:
         try:
             with self.log_file.open("rb") as file:
                 file.seek(self._log_begins)
-                text = file.read().decode(errors="replace")
+                return file.read().decode(errors="replace")
         except OSError:
             return ""
-        return "\n".join(
-            [line for line in text.splitlines() if not line.startswith(("\tat ", "\t..."))][-lines:]
-        )
 
     # -- steps of a start
 
@@ -476,7 +491,7 @@ class Broker:
             lock = path.open("a+")
         except OSError as error:
             raise EnvironmentRefused(
-                f"The data directory {self.data_dir} can't be used ({error.strerror}); choose another one."
+                f"The data directory {self.data_dir} can't be used ({error.strerror}); choose another with --data."
             ) from error
         patience = time.monotonic() + _STOP_TIMEOUT_SECONDS
         while True:
@@ -492,7 +507,7 @@ class Broker:
                 raise EnvironmentRefused(
                     f"The data directory {self.data_dir} is in use by a running broker"
                     f"{f' (started by process {owner})' if owner else ''}; "
-                    "use that one, end it, or choose another data directory."
+                    "use that one, end it, or choose another with --data."
                 ) from None
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n")
@@ -500,7 +515,7 @@ class Broker:
         self._lock = lock
 
     def _start_java(self, java: Path, environ: dict[str, str]) -> bool:
-        """One attempt; false if a port that we chose ourselves was taken in the meantime."""
+        """One attempt; false if somebody took one of the ports after we had looked."""
         if not self._ports:
             self._choose_ports()
         for name, port in self._ports.items():
@@ -540,13 +555,12 @@ class Broker:
         deadline = time.monotonic() + _START_TIMEOUT_SECONDS
         while _ask_cluster_id(self.port) != cluster_id:
             if self._process.poll() is not None:
-                tail = self.log_tail()
-                if self._any_port and "Address already in use" in tail:
+                if "Address already in use" in self._log_text():
                     self._end_watcher()
                     return False
                 raise EnvironmentRefused(
                     f"The broker ended while it started (exit code {self._process.returncode}); "
-                    f"its log is {self.log_file}, and ends:\n{tail}"
+                    f"its log is {self.log_file}, and ends:\n{self.log_tail()}"
                 )
             if time.monotonic() > deadline:
                 raise EnvironmentRefused(
@@ -673,7 +687,9 @@ class Broker:
             self._lock = None
 
 
-def run_broker(data_dir: Path = DEFAULT_DATA_DIR, port: int = 9092, *, heap_mb: int = 512) -> int:
+def run_broker(
+    data_dir: Path = DEFAULT_DATA_DIR, port: int = 9092, *, heap_mb: int = 512, log_file: Path | None = None
+) -> int:
     """Run a broker in the foreground until SIGINT or SIGTERM, and say when it is ready; for the command line.
 
     Returns:
@@ -682,19 +698,20 @@ def run_broker(data_dir: Path = DEFAULT_DATA_DIR, port: int = 9092, *, heap_mb: 
     Raises:
         EnvironmentRefused: It could not be started.
     """
-    broker = Broker(data_dir, port, heap_mb=heap_mb)
+    log_file = log_file or data_dir / "broker.log"
+    broker = Broker(data_dir, port, heap_mb=heap_mb, log_file=log_file)
     with _ending_by_signal():
         try:
             broker.start()
             Console(soft_wrap=True).print(
                 f"broker: ready at {broker.bootstrap_servers} "
-                f"(data in {data_dir}, log in {broker.log_file}). Ctrl-C ends it.",
+                f"(data in {data_dir}, log in {log_file}). Ctrl-C ends it.",
                 markup=False,
                 highlight=False,
             )
             broker.wait()
             _say(
-                f"broker: ended by itself, not by Ctrl-C; its log is {broker.log_file}, and ends:\n"
+                f"broker: ended by itself, not by Ctrl-C; its log is {log_file}, and ends:\n"
                 f"{broker.log_tail()}"
             )
             return 1
