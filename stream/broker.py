@@ -59,6 +59,7 @@ _ARTIFACTS = (
 )
 _DOWNLOAD_MB = 45
 _DOWNLOAD_ATTEMPTS = 3
+_RETRY_PAUSE_SECONDS = 1.0
 #: A start takes 3 seconds on 2 idle cores; the rest is for a busy machine, or a log to recover after a crash.
 _START_TIMEOUT_SECONDS = 120.0
 _STOP_TIMEOUT_SECONDS = 20.0
@@ -118,7 +119,7 @@ def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
     return (Path(user_cache) if user_cache else Path.home() / ".cache") / "headrace"
 
 
-def find_jars(cache: Path | None = None) -> list[Path]:
+def find_jars(cache: Path | None = None, repositories: Mapping[str, str] | None = None) -> list[Path]:
     """Kafka's class path; the first call downloads it, all others only look that every jar is there.
 
     Safe to call from several processes at once: one downloads, the others wait for it. What an interrupted
@@ -126,6 +127,8 @@ def find_jars(cache: Path | None = None) -> list[Path]:
 
     Args:
         cache: Where downloads are kept; `cache_folder()` if not given.
+        repositories: Where to look, name to address, instead of Maven's central repository and those that jgo's
+            own settings file names (one called `central` there replaces it).
 
     Raises:
         EnvironmentRefused: jgo is not installed, or the repository can't be reached.
@@ -136,7 +139,7 @@ def find_jars(cache: Path | None = None) -> list[Path]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with _download_lock(folder / "download.lock"):
-                jars = _listed_jars(folder) or _download_jars(folder)
+                jars = _listed_jars(folder) or _download_jars(folder, repositories)
         except PermissionError as error:
             raise EnvironmentRefused(
                 f"The download folder {folder} can't be written ({error.strerror}); "
@@ -171,10 +174,11 @@ def _download_lock(path: Path) -> Iterator[None]:
         yield
 
 
-def _download_jars(folder: Path) -> list[Path]:
+def _download_jars(folder: Path, repositories: Mapping[str, str] | None) -> list[Path]:
     """Fetch what is missing into `folder/repository`, then list the class path in `folder/jars.json`."""
     try:
         from jgo.config import GlobalSettings  # noqa: PLC0415  an extra: only who needs the download needs it
+        from jgo.constants import MAVEN_CENTRAL_URL  # noqa: PLC0415
         from jgo.maven import Dependency, MavenContext, PythonResolver  # noqa: PLC0415
     except ImportError as error:
         raise EnvironmentRefused(_NOT_INSTALLED) from error
@@ -197,12 +201,13 @@ def _download_jars(folder: Path) -> list[Path]:
                         artifact.cached_path.unlink(missing_ok=True)
                     if attempt == _DOWNLOAD_ATTEMPTS:
                         raise
-                    time.sleep(attempt)
+                    time.sleep(attempt * _RETRY_PAUSE_SECONDS)
             return None
 
-    repositories = {"central": "https://repo.maven.apache.org/maven2", **GlobalSettings.load().repositories}
+    if repositories is None:
+        repositories = {"central": MAVEN_CENTRAL_URL, **GlobalSettings.load().repositories}
     context = MavenContext(
-        resolver=Resolver(), repo_cache=folder / "repository", remote_repos=repositories, timeout=20
+        resolver=Resolver(), repo_cache=folder / "repository", remote_repos=dict(repositories), timeout=20
     )
     wanted = [
         Dependency(context.project(group, name).at_version(version).artifact(), raw=not manages)
