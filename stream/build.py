@@ -27,22 +27,17 @@ def new_estimator(settings: Settings) -> base.Estimator:
     """A fresh River estimator as the settings describe it."""
     learner = settings.learner
     if learner.build is not None:
-        return load_learner(learner.build, learner.parameters, settings.folder)
+        return load_learner(learner.build, learner.parameters, settings.folder, task=settings.task)
     if learner.use is None:
         raise AssertionError("the settings were loaded with neither use nor build")
     return build_learner(learner.use, settings.task, learner.parameters, learner.seed)
 
 
-def new_pipeline(settings: Settings, estimator: base.Estimator | None = None) -> Pipeline:
-    """The empty pipeline of one partition.
-
-    Args:
-        settings: The pipeline's settings.
-        estimator: Learns instead of the one that the settings describe; for backtests.
-    """
+def new_decoder(settings: Settings) -> EventDecoder:
+    """What reads events as the settings say where things are in them."""
     event = settings.event
     features = event.features
-    decoder = EventDecoder(
+    return EventDecoder(
         task=settings.task,
         id_field=event.id,
         time_field=event.time,
@@ -56,6 +51,15 @@ def new_pipeline(settings: Settings, estimator: base.Estimator | None = None) ->
         positive=event.positive,
         max_ahead_seconds=event.max_ahead_seconds,
     )
+
+
+def new_pipeline(settings: Settings, estimator: base.Estimator | None = None) -> Pipeline:
+    """The empty pipeline of one partition.
+
+    Args:
+        settings: The pipeline's settings.
+        estimator: Learns instead of the one that the settings describe; for backtests.
+    """
     state = State(
         learner=Learner(estimator if estimator is not None else new_estimator(settings), settings.task),
         prequential=Prequential(settings.metrics.use, settings.task, settings.metrics.window),
@@ -71,7 +75,7 @@ def new_pipeline(settings: Settings, estimator: base.Estimator | None = None) ->
     return Pipeline(
         name=settings.name,
         topic=settings.topics.events,
-        decoder=decoder,
+        decoder=new_decoder(settings),
         state=state,
         outcomes=settings.topics.outcomes is not None,
     )
