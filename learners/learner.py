@@ -16,7 +16,7 @@ TASKS: tuple[Task, ...] = get_args(Task)
 Features: TypeAlias = dict[str, Any]
 #: A class (bool or str) or a number; None as long as the estimator has no prediction.
 Label: TypeAlias = Any
-Scores: TypeAlias = dict[Hashable, float]
+Scores: TypeAlias = dict[Any, float]
 #: `(y_pred, y_proba)`; `y_proba` is None for regression and for classifiers without probabilities.
 Prediction: TypeAlias = tuple[Label, Scores | None]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from typing import NamedTuple
 
-from stream.records import Features, Label
+from stream.records import Features, Label, Scores
 
 #: Heap entries whose question has left are swept once they outnumber those that wait by this factor.
 SWEEP_FACTOR = 2
@@ -24,7 +24,7 @@ class Question(NamedTuple):
     #: The prediction; None if the learner made none.
     y_pred: Label | None
     #: Class → probability, or None.
-    y_proba: dict[Label, float] | None
+    y_proba: Scores | None
 
 
 class PendingPredictions:
@@ -41,9 +41,10 @@ class PendingPredictions:
         >>> pending = PendingPredictions(expire_after_seconds=60.0, capacity=10)
         >>> pending.add("a", Question(offset=0, time=100.0, x={"f": 1.0}, y_pred=True, y_proba=None))
         True
-        >>> pending.take("a", now=130.0).y_pred
+        >>> pending.expire(now=130.0)
+        >>> pending.take("a").y_pred
         True
-        >>> pending.take("a", now=130.0) is None
+        >>> pending.take("a") is None
         True
     """
 
@@ -77,9 +78,8 @@ class PendingPredictions:
             heapq.heapify(self._oldest_first)
         return True
 
-    def take(self, event_id: str | int, now: float) -> Question | None:
-        """The question with this id, which leaves; None if there is none or its time was over at `now`."""
-        self.expire(now)
+    def take(self, event_id: str | int) -> Question | None:
+        """The question with this id, which leaves; None if there is none (any more: call `expire` first)."""
         return self._by_id.pop(str(event_id), None)
 
     def expire(self, now: float) -> None:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, Final
 
 from learners.learner import Learner
 from monitors import Alarm, Alert, DriftMonitor, Prequential
-from stream.codec import EventDecoder, dead_letter, encode_json, finite, scores_of
+from stream.codec import EventDecoder, dead_letter, encode_json, finite, new_tuple, scores_of
 from stream.errors import RecordError
 from stream.pending import PendingPredictions, Question
-from stream.records import Event, Label, Output, Record
+from stream.records import Event, Label, Output, Record, Scores
 
 #: Errors that are no function of the log: they stop the worker instead of making a dead letter.
 NOT_THE_RECORDS_FAULT: Final = (MemoryError, OSError, RecursionError)
@@ -73,6 +74,7 @@ class Pipeline:
         self._outcomes = outcomes
         self._regression = state.learner.task == "regression"
         self._multiclass = state.learner.task == "multiclass"
+        self._watch_predictions = state.drift.watches_predictions
         self._learner_name = state.learner.name
 
     def process(self, record: Record) -> Sequence[Output]:
@@ -96,12 +98,18 @@ class Pipeline:
                 return (self._dead_letter(record, "decode", refusal),)
             state.classes[y] = None
         state.events += 1
-        state.clock = max(state.clock, time)
+        if time > state.clock:
+            state.clock = time
         pending = state.pending
-        if x is None or (pending and y is not None and event_id is not None and event_id in pending):
+        if pending:
+            pending.expire(state.clock)
+            if y is not None and event_id is not None and event_id in pending:
+                return self._answer(record, event)
+        if x is None:
             return self._answer(record, event)
 
         learner = state.learner
+        y_proba: Scores | None
         try:
             y_pred, y_proba = learner.predict(x)
         except NOT_THE_RECORDS_FAULT:
@@ -110,23 +118,21 @@ class Pipeline:
             return (self._dead_letter(record, "predict", error),)
         state.predictions += 1
         outputs = [self._prediction(record, event, y_pred, y_proba)]
-        if y is None:
-            if event_id is not None:
-                pending.expire(state.clock)
-                if not pending.add(event_id, Question(record.offset, time, x, y_pred, y_proba)):
-                    state.duplicates += 1
-            alarms = state.drift.predicted(x, y_pred, record.offset)
-            if alarms:
-                outputs += self._alerts(record, time, alarms)
-            return outputs
-
-        stage = "score"
+        stage = "drift"
         try:
+            if y is None:
+                if self._watch_predictions:
+                    outputs += self._alerts(record, time, state.drift.predicted(x, y_pred, record.offset))
+                if event_id is not None and not pending.add(
+                    event_id, Question(record.offset, time, x, y_pred, y_proba)
+                ):
+                    state.duplicates += 1
+                return outputs
+            stage = "score"
             state.prequential.update(y, y_pred, y_proba)
             stage = "drift"
-            alarms = state.drift.predicted(x, y_pred, record.offset)
-            if alarms:
-                outputs += self._alerts(record, time, alarms)
+            if self._watch_predictions:
+                outputs += self._alerts(record, time, state.drift.predicted(x, y_pred, record.offset))
             alarms = state.drift.labelled(y, y_pred, record.offset)
             if alarms:
                 outputs += self._alerts(record, time, alarms)
@@ -136,6 +142,8 @@ class Pipeline:
             raise
         except Exception as error:
             outputs.append(self._dead_letter(record, stage, error))
+            if y is None:
+                return outputs
         if self._outcomes:
             outputs.append(self._outcome(record, event, record.offset, time, y_pred))
         return outputs
@@ -146,7 +154,7 @@ class Pipeline:
         if event_id is None or y is None:
             raise AssertionError("the decoder lets no answer through without id and label")
         state = self.state
-        question = state.pending.take(event_id, state.clock)
+        question = state.pending.take(event_id)
         if question is None:
             state.unmatched += 1
             return NOTHING
@@ -155,9 +163,7 @@ class Pipeline:
         try:
             state.prequential.update(y, question.y_pred, question.y_proba)
             stage = "drift"
-            alarms = state.drift.labelled(y, question.y_pred, record.offset)
-            if alarms:
-                outputs += self._alerts(record, time, alarms)
+            outputs += self._alerts(record, time, state.drift.labelled(y, question.y_pred, record.offset))
             stage = "learn"
             state.learner.learn(question.x, y)
         except NOT_THE_RECORDS_FAULT:
@@ -169,23 +175,24 @@ class Pipeline:
         return outputs
 
     def _prediction(
-        self, record: Record, event: Event, y_pred: Label | None, y_proba: dict[Label, float] | None
+        self, record: Record, event: Event, y_pred: Label | None, y_proba: Scores | None
     ) -> Output:
-        if self._regression and y_pred is not None and finite(y_pred) is None:  # type: ignore[arg-type]  # a float
+        event_id, time, _, _ = event
+        if self._regression and y_pred is not None and not isfinite(y_pred):  # type: ignore[arg-type]  # a number
             self.state.non_finite += 1
             y_pred = None
         body: dict[str, Any] = {
-            "id": event.id,
+            "id": event_id,
             "partition": record.partition,
             "offset": record.offset,
-            "time": event.time,
+            "time": time,
             "prediction": y_pred,
             "learner": self._learner_name,
             "learned": self.state.learner.learned,
         }
         if y_proba:
             body["scores"] = scores_of(y_proba)
-        return Output("predictions", record.key, encode_json(body))
+        return new_tuple(Output, ("predictions", record.key, encode_json(body), None))
 
     def _outcome(
         self, record: Record, event: Event, question_offset: int, question_time: float, y_pred: Label | None
@@ -193,7 +200,7 @@ class Pipeline:
         y = event.y
         error = None
         if y_pred is not None:
-            error = finite(abs(y - y_pred)) if self._regression else int(y != y_pred)  # type: ignore[operator]
+            error = finite(abs(y - y_pred)) if self._regression else int(y != y_pred)  # type: ignore[operator]  # numbers
         body = {
             "id": event.id,
             "partition": record.partition,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 #: A label once decoded: bool for binary, text for multi-class, finite float for regression.
 Label = bool | str | float
+#: Class → probability, as a learner gives it.
+Scores = Mapping[Any, float]
 #: Features as River takes them: numbers, booleans, and strings for categories.
 Features = dict[str, float | int | bool | str]
 #: Which output topic an `Output` belongs to.

@@ -62,4 +62,4 @@ def run_workers(command: Sequence[str], workers: int) -> int:
 def worker_command(settings_file: str, *, stop_at_end: bool) -> list[str]:
     """The command line of one worker."""
     options = ["--stop-at-end"] if stop_at_end else []
-    return [sys.executable, "-m", "stream.cli", "run", settings_file, *options]
+    return [sys.executable, "-P", "-m", "stream.cli", "run", settings_file, *options]
