@@ -21,6 +21,13 @@ ANEW: Final = (
 )
 
 
+class _AnyFormat(BaseModel):
+    """What the metadata has in every format."""
+
+    format: int
+    pipeline: str
+
+
 class CommitMetadata(BaseModel):
     """The metadata of a commit: enough to restore the state, or to see that it can't be."""
 
@@ -56,15 +63,16 @@ class CommitMetadata(BaseModel):
             EnvironmentRefused: It is not one of ours, or of another version.
         """
         try:
-            metadata = cls.model_validate_json(text)
+            found = _AnyFormat.model_validate_json(text).format
+            metadata = cls.model_validate_json(text) if found == FORMAT else None
         except ValidationError:
             raise EnvironmentRefused(
                 f"{where}: group {group!r} has a committed offset that Headrace did not write "
                 f"(metadata {text[:80]!r}). Another consumer or an offset reset used this group. {ANEW}"
             ) from None
-        if metadata.format != FORMAT:
+        if metadata is None:
             raise EnvironmentRefused(
-                f"{where}: the commit has format {metadata.format}; this version reads {FORMAT}. "
+                f"{where}: the commit has format {found}; this version reads {FORMAT}. "
                 "Run the version of Headrace that wrote it."
             )
         return metadata
