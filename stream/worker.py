@@ -30,6 +30,9 @@ MOST_FENCED_A_MINUTE: Final = 3
 #: Most records in one transaction, and most bytes of dead letters: what is kept to be sent again stays small.
 MOST_RECORDS_A_COMMIT: Final = 20_000
 MOST_OPEN_BYTES: Final = 16 * 1024 * 1024
+#: Records processed between two looks at the clock and at `should_stop`: under a slow learner a transaction must not
+#: stay open for a whole poll of a thousand, which is longer than the broker waits.
+RECORDS_A_LOOK: Final = 20
 #: Seconds that a poll may wait; a signal is heeded after that at the latest.
 IDLE_POLL: Final = 0.2
 #: Seconds that a poll waits for more while outputs are uncommitted; empty after that means commit.
@@ -139,9 +142,7 @@ class Worker:
                 records = self._log.poll(BUSY_POLL if self._uncommitted_records else IDLE_POLL)
                 # First what was polled, then what was assigned in that same call: a record polled before a partition
                 # was revoked must find no owner, never the state restored since.
-                self._process(records)
-                if self._uncommitted_records and self._commit_is_due(len(records)):
-                    self._commit()
+                self._work(records)
                 self._restore_waiting()
                 self._publish_status()
                 if not records and self._policy.stop_at_end and self._at_end():
@@ -238,6 +239,15 @@ class Worker:
 
     # 2: process -------------------------------------------------------------------------------------------------
 
+    def _work(self, records: Sequence[Record]) -> None:
+        """Process what was polled, a few records at a time, and commit as soon as that is due."""
+        for first in range(0, len(records) or 1, RECORDS_A_LOOK):
+            self._process(records[first : first + RECORDS_A_LOOK])
+            if self._uncommitted_records and self._commit_is_due(len(records)):
+                self._commit()
+            if self._should_stop():
+                break
+
     def _process(self, records: Sequence[Record]) -> None:
         owned_partitions = self._owned
         send = self._log.send
@@ -297,6 +307,7 @@ class Worker:
             self._until_answered(self._log.commit)
         except CommitAborted as error:
             log.info("commit aborted", reason=str(error))
+            self._committed_at = self._clock()  # the next try has its turn like any commit
             self._abort_and_look()
             if may_resend:
                 self._send_again()
@@ -379,6 +390,7 @@ class Worker:
             committed = self._commit(may_resend=False)
             for partition in partitions:
                 self._owned.pop(partition, None)
+                self._waiting.pop(partition, None)  # where a fenced producer put it
             if not committed:
                 self._send_again()
             log.info("partitions revoked", partitions=list(partitions), committed=committed)
@@ -402,7 +414,7 @@ class Worker:
     # The end and the status -------------------------------------------------------------------------------------
 
     def _at_end(self) -> bool:
-        if self._uncommitted_records:
+        if self._uncommitted_records or self._waiting:
             return False
         if not self._owned:
             return self._clock() - self._owned_at >= NOTHING_TO_DO
