@@ -1,0 +1,61 @@
+import dataclasses
+import json
+import pickle
+
+import pytest
+
+from monitors import Alert, Status
+
+ALERT = Alert(
+    kind="drift",
+    pipeline="fraud",
+    watch="error",
+    detector="adwin",
+    partition=3,
+    offset=1042,
+    time=1.5,
+    mean_before=0.1,
+    mean_after=0.4,
+    observed=1000,
+)
+STATUS = Status(
+    pipeline="fraud",
+    partition=3,
+    worker="fraud-a-0",
+    offset=1043,
+    end=None,
+    lag_records=None,
+    events=1043,
+    predictions=1043,
+    learned=1000,
+    scored=999,
+    dead_letters=0,
+    pending=43,
+    expired=0,
+    unmatched=0,
+    duplicates=0,
+    rate=10.5,
+    window=1000,
+    metrics={"accuracy": {"value": 0.5, "window": None}},
+    baselines={"no_change": {"value": 0.5, "window": None}},
+    drift=[{"watch": "error"}],
+    learner="LogisticRegression",
+    state="live",
+    time=2.5,
+)
+
+
+@pytest.mark.parametrize("record", [ALERT, STATUS])
+def test_a_record_is_a_mapping_of_its_fields_that_json_takes(record: Alert | Status) -> None:
+    fields = record.to_dict()
+
+    assert fields == dataclasses.asdict(record)
+    assert type(record)(**json.loads(json.dumps(fields, allow_nan=False))) == record
+
+
+@pytest.mark.parametrize("record", [ALERT, STATUS])
+def test_a_record_does_not_change_and_survives_a_pickle(record: Alert | Status) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        record.partition = 4  # type: ignore[misc]  # that it cannot is what is tested
+
+    assert pickle.loads(pickle.dumps(record)) == record
