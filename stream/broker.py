@@ -88,6 +88,8 @@ kill -KILL "$0"
 
 _LOG4J = """\
 # Written at every start. Console, because java's standard output is the log file.
+# No hook of log4j's own: it would close the log while Kafka's is still shutting down.
+shutdownHook = disable
 appenders = out
 appender.out.type = Console
 appender.out.name = out
