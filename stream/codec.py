@@ -82,7 +82,7 @@ class EventDecoder:
         reserved = (name for name in (id_field, time_field, label_field) if name is not None)
         self._not_features = frozenset((*excluded, *reserved))
         #: Names of the features of the last event that was looked at closely, in order.
-        self._checked_names: list[str] = []
+        self._checked_names: list[str] | None = None
         self._label: Callable[[object], Label]
         if task == "binary":
             self._label = TRUTH.__getitem__ if positive is None else self._is_positive
@@ -188,7 +188,7 @@ class EventDecoder:
                 raise RecordError(
                     f'feature "{name}" is {_kind(item)}; expected a number, a string or a boolean'
                 )
-        self._checked_names = list(found)
+        self._checked_names = list(found) or None
         return x or None
 
     def _time(self, given: object, record_time: float) -> float:
@@ -276,7 +276,10 @@ def _kind(value: object) -> str:
 
 def _shown(value: object) -> str:
     """A JSON value for a message: itself if it is short, else its beginning."""
-    text = orjson.dumps(value).decode()
+    try:
+        text = orjson.dumps(value).decode()
+    except TypeError:  # it reads deeper nesting than it writes
+        return _kind(value)
     return text if len(text) <= 64 else f"{text[:64]}…"
 
 
@@ -287,10 +290,9 @@ def scores_of(y_proba: Scores) -> dict[str, float]:
         >>> scores_of({True: 0.75, False: 0.25})
         {'false': 0.25, 'true': 0.75}
     """
-    try:
+    if False in y_proba and True in y_proba:  # asking, not trying: some of River's are counters, which have every key
         return {"false": y_proba[False], "true": y_proba[True]}
-    except KeyError:  # several classes, or one of two not seen yet
-        return {BINARY_NAMES.get(label) or str(label): y_proba[label] for label in sorted(y_proba)}
+    return {BINARY_NAMES.get(label) or str(label): y_proba[label] for label in sorted(y_proba)}
 
 
 def encode_json(body: Mapping[str, object]) -> bytes:
