@@ -16,13 +16,14 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from river import base
 
 from learners.errors import LearnerError
-from learners.learner import Features, Label, Learner, Prediction, Task
+from learners.learner import Features, Label, Learner, Prediction, Scores, Task
 from learners.registry import load_learner
 
 Build: TypeAlias = Callable[[], base.Estimator]
@@ -39,6 +40,7 @@ def check_learner(
     rows: Iterable[Row] | None = None,
     strings: bool = False,
     pickle_every: int = 20,
+    hash_seed: bool = True,
     folder: Path | None = None,
 ) -> None:
     """Raise a `LearnerError` that lists everything broken in a learner; return when nothing is.
@@ -53,6 +55,7 @@ def check_learner(
         strings: Whether the made-up rows have string features too, and features that are now a number and
             now a string.
         pickle_every: The state goes through a pickle after this many rows, again and again.
+        hash_seed: Whether to compare two processes with different hash seeds, which takes some seconds.
         folder: Where to look for the module of a `build` given as text.
 
     Example:
@@ -61,7 +64,13 @@ def check_learner(
         >>> check_learner(partial(build_learner, "hoeffding-tree", "binary", {}, seed=1), "binary")
     """
     problems = find_problems(
-        build, task, rows=rows, strings=strings, pickle_every=pickle_every, folder=folder
+        build,
+        task,
+        rows=rows,
+        strings=strings,
+        pickle_every=pickle_every,
+        hash_seed=hash_seed,
+        folder=folder,
     )
     if problems:
         name = build if isinstance(build, str) else getattr(build, "__qualname__", repr(build))
@@ -76,6 +85,7 @@ def find_problems(
     rows: Iterable[Row] | None = None,
     strings: bool = False,
     pickle_every: int = 20,
+    hash_seed: bool = True,
     folder: Path | None = None,
 ) -> list[str]:
     """Return one sentence for everything broken in a learner; see `check_learner` for the arguments."""
@@ -91,42 +101,36 @@ def find_problems(
         return [str(error)]
     problems: list[str] = []
     for check in (_output, _mutated_features, _features_come_and_go, _class_never_seen):
-        problems.extend(_guarded(lambda check=check: check(make, task, some_rows)))  # type: ignore[misc]
-    reruns: list[tuple[str, Callable[[], list[str]]]] = [
-        (
-            "two runs of the same rows differ; seed every random part.",
-            lambda: _run(make(), some_rows),
-        ),
-        (
-            "predict changes state: with predictions in between, later ones differ; "
-            "let only learn_one change attributes and draw random numbers.",
-            lambda: _run(make(), some_rows, extra_predictions=True),
-        ),
-        (
-            "the state does not survive a pickle: predictions differ afterwards; keep all state in picklable "
-            "attributes, and nothing in sets whose order matters.",
-            lambda: _run(make(), some_rows, pickle_every=pickle_every),
-        ),
-    ]
-    for meaning, rerun in reruns:
-        problems.extend(_guarded(lambda rerun=rerun, meaning=meaning: _compare(expected, rerun(), meaning)))  # type: ignore[misc]
-    if not problems:  # otherwise it would only find the same again, slowly
-        problems.extend(_guarded(lambda: _hash_seed(make, some_rows, pickle_every)))
+        problems += _guarded(partial(check, make, task, some_rows))
+    unseeded = _guarded(partial(_rerun, make, some_rows, expected, _UNSEEDED, {}))
+    if unseeded:
+        return problems + unseeded
+    for meaning, how in (
+        (_PREDICT_CHANGES_STATE, {"extra_predictions": True}),
+        (_LOST_IN_PICKLE, {"pickle_every": pickle_every}),
+    ):
+        problems += _guarded(partial(_rerun, make, some_rows, expected, meaning, how))
+    if hash_seed:
+        problems += _hash_seed(make, some_rows, pickle_every)
     return problems
 
 
-def example_rows(task: Task, *, strings: bool = False, n: int = 160) -> list[Row]:
-    """Return made-up rows, always the same: four numbers, a boolean and, if asked for, two string features.
+def example_rows(task: Task, *, strings: bool = False, n: int = 350) -> list[Row]:
+    """Return made-up rows, always the same: numbers, one of them rising, a boolean and, if asked for, strings.
 
     Classes appear one by one, the last one late.
     """
     rng = random.Random(3)
-    classes = {"binary": [False, True], "multiclass": ["rain", "wind", "snow", "fog", "hail"]}
+    classes: dict[Task, list[Label]] = {
+        "binary": [False, True],
+        "multiclass": ["rain", "wind", "snow", "fog", "hail"],
+    }
     rows: list[Row] = []
     for i in range(n):
         x: Features = {f"number_{k}": rng.gauss(k, 1.0 + k) for k in range(4)}
+        x["rising"] = float(i)  # sorted input makes long chains of some structures
         x["flag"] = rng.random() < 0.5
-        level = int(4.99 * (i / n) * rng.random())
+        level = int(4.99 * (0.3 + 0.7 * i / n) * rng.random())
         if strings:
             x["place"] = f"place {level if rng.random() < 0.7 else rng.randrange(9)}"
             x["rare"] = f"id {rng.randrange(n)}"
@@ -137,6 +141,25 @@ def example_rows(task: Task, *, strings: bool = False, n: int = 160) -> list[Row
             x["number_1"] += 2.0 * level
             rows.append((x, known[level % len(known)]))
     return rows
+
+
+# What it means when a second run of the same rows differs from the first.
+_UNSEEDED = (
+    "two runs of the same rows differ; seed every random part (what predict, a pickle and the hash seed do can "
+    "be told only then)."
+)
+_PREDICT_CHANGES_STATE = (
+    "predict changes state: with predictions in between, later ones differ; let only learn_one change attributes "
+    "and draw random numbers."
+)
+_LOST_IN_PICKLE = (
+    "the state does not survive a pickle: predictions differ afterwards; keep all state in picklable attributes, "
+    "and nothing in sets whose order matters."
+)
+_HASH_SEED = (
+    "output changes with the hash seed (PYTHONHASHSEED) or with the process; keep nothing in sets or in order of "
+    "hash() or id()."
+)
 
 
 class _RowError(Exception):
@@ -174,7 +197,8 @@ def _run(
         if pickle_every and i % pickle_every == pickle_every - 1:
             learner = _through_pickle(learner, i)
         if extra_predictions:
-            _call("predict_one", i, learner.predict, dict(rows[(i * 7) % len(rows)][0]))
+            other = rows[(i * 7 + 3) % len(rows)][0]
+            _call("predict_one", i, learner.predict, dict(list(other.items())[::2]))  # as a question may come
             _call("predict_one", i, learner.predict, dict(x))
         predictions.append(repr(_call("predict_one", i, learner.predict, dict(x))))
         _call("learn_one", i, learner.learn, dict(x), y)
@@ -200,6 +224,12 @@ def _through_pickle(learner: Learner, row: int) -> Learner:
         ) from error
     assert isinstance(copied, Learner)
     return copied
+
+
+def _rerun(
+    make: _Maker, rows: Sequence[Row], expected: list[str], meaning: str, how: dict[str, Any]
+) -> list[str]:
+    return _compare(expected, _run(make(), rows, **how), meaning)
 
 
 def _guarded(check: Callable[[], Iterable[str]]) -> list[str]:
@@ -235,10 +265,11 @@ def _wrong_prediction(task: Task, prediction: Prediction) -> str | None:
             f"predict_one gives {y_pred!r}, a {type(y_pred).__name__}; expected a {wanted.__name__} or None"
         )
     if task == "regression":
-        if y_pred is not None and not math.isfinite(y_pred):
+        if isinstance(y_pred, float) and not math.isfinite(y_pred):
             return f"predict_one gives {y_pred!r}; expected a finite number"
         return None
-    for label, probability in (y_proba or {}).items():
+    scores: Scores = y_proba or {}
+    for label, probability in scores.items():
         if type(label) is not wanted:
             kind = type(label).__name__
             return f"predict_proba_one has the class {label!r}, a {kind}; expected a {wanted.__name__}"
@@ -316,29 +347,37 @@ def _hash_seed(make: _Maker, rows: Sequence[Row], pickle_every: int) -> list[str
             f"whether output changes with the hash seed could not be checked: build cannot be sent to another "
             f'process ({error}); give a function of a module, or "package.module:function".'
         ]
-    runs: list[list[str]] = []
-    for seed in ("1", "2"):
-        path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-        done = subprocess.run(
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    processes = [
+        subprocess.Popen(
             [sys.executable, "-c", "from learners.checks import _run_from_stdin; _run_from_stdin()"],
-            input=work,
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": path},
-            timeout=_SUBPROCESS_TIMEOUT_SECONDS,
-            check=False,
         )
-        if done.returncode != 0:
-            last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        for seed in ("1", "2")
+    ]
+    try:  # the second process waits for its input while the first one runs
+        outputs = [process.communicate(work, timeout=_SUBPROCESS_TIMEOUT_SECONDS) for process in processes]
+    except subprocess.TimeoutExpired:
+        return [
+            "whether output changes with the hash seed could not be checked: the learner took more than "
+            f"{_SUBPROCESS_TIMEOUT_SECONDS} s in another process; give fewer rows."
+        ]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    for process, (_, stderr) in zip(processes, outputs, strict=True):
+        if process.returncode != 0:
+            last = stderr.decode(errors="replace").strip().splitlines()[-1:]
             return [
                 "whether output changes with the hash seed could not be checked: the learner does not run in "
                 f"another process: {''.join(last)}"
             ]
-        runs.append(json.loads(done.stdout.splitlines()[-1]))
-    return _compare(
-        runs[0],
-        runs[1],
-        "output changes with the hash seed (PYTHONHASHSEED); keep nothing in sets or in order of hash().",
-    )
+    runs = [json.loads(stdout.splitlines()[-1]) for stdout, _ in outputs]
+    return _compare(runs[0], runs[1], _HASH_SEED)
 
 
 def _run_from_stdin() -> None:

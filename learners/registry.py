@@ -491,7 +491,7 @@ def _in_words(types: Iterable[type]) -> str:
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    nearest = difflib.get_close_matches(name, known, n=1)
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f'did you mean "{nearest[0]}"? ' if nearest else ""
 
 
