@@ -75,6 +75,8 @@ class Owned:
     pipeline: Pipeline
     #: O: where the fold began.
     origin: int
+    #: What each commit of this partition says about itself.
+    metadata: str
     #: C: the committed next offset. Records before it are replayed silently.
     committed: int
     #: The next offset to process.
@@ -171,6 +173,11 @@ class Worker:
     def _restore(self, partition: int) -> None:
         policy = self._policy
         where = f"{policy.topic}[{partition}]"
+        if partition >= self._log.partition_count:
+            raise EnvironmentRefused(
+                f"{where}: the topic had {self._log.partition_count} partitions at the start and has more now: "
+                f"keys have moved between learners. {ANEW}"
+            )
         committed = self._log.committed(partition)
         if committed is None:
             origin, next_offset = self._begin(partition)
@@ -198,6 +205,7 @@ class Worker:
         self._owned[partition] = Owned(
             pipeline=self._new_pipeline(),
             origin=origin,
+            metadata=self._metadata(origin),
             committed=next_offset,
             next_offset=origin,
             status_at=self._clock(),
@@ -295,7 +303,7 @@ class Worker:
     def _commit(self, *, may_resend: bool = True) -> bool:
         """Commit outputs and next offsets of all owned partitions; False if the transaction was aborted."""
         commits = {
-            partition: Committed(owned.next_offset, self._metadata(owned.origin))
+            partition: Committed(owned.next_offset, owned.metadata)
             for partition, owned in self._owned.items()
             if owned.next_offset > owned.committed
         }
