@@ -22,7 +22,7 @@ import threading
 import time
 import uuid
 import zipfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import IO, TYPE_CHECKING, Self
@@ -352,6 +352,7 @@ class Broker:
         log_file: Kafka's log; `broker.log` in `data_dir` if not given.
         properties: Lines for Kafka's `server.properties`, over those chosen here.
         listeners: More addresses to listen on, name to protocol, such as `{"TLS": "SSL"}`; see `address`.
+        java_options: More options for java.
     """
 
     def __init__(
@@ -363,6 +364,7 @@ class Broker:
         log_file: Path | None = None,
         properties: Mapping[str, str] | None = None,
         listeners: Mapping[str, str] | None = None,
+        java_options: Sequence[str] = (),
     ) -> None:
         self.data_dir = Path(data_dir).absolute()
         self.port = port
@@ -371,6 +373,7 @@ class Broker:
         self._heap_mb = heap_mb
         self._properties = dict(properties or {})
         self._listeners = dict(listeners or {})
+        self._java_options = tuple(java_options)
         self._ports: dict[str, int] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._watcher: subprocess.Popen[bytes] | None = None
@@ -546,6 +549,7 @@ class Broker:
                     "-XX:+ExitOnOutOfMemoryError",
                     "-Djava.net.preferIPv4Stack=true",
                     "-Dlog4j2.configurationFile=log4j2.properties",
+                    *self._java_options,
                     "kafka.Kafka",
                     "server.properties",
                 ],

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from stream.broker import Broker
 from stream.settings import KafkaSettings
+from tests.conftest import TEST_JAVA_OPTIONS
 
 USER = "alice"
 PASSWORD = "s3cret, with: odd 'signs'=ü"
@@ -95,7 +96,14 @@ def secure_broker(kafka_installed: None, tmp_path_factory: pytest.TempPathFactor
         ),
     }
     listeners = {"TLS": "SSL", "MTLS": "SSL", "SASL": "SASL_SSL"}
-    with Broker(folder / "data", port=0, heap_mb=256, properties=properties, listeners=listeners) as broker:
+    with Broker(
+        folder / "data",
+        port=0,
+        heap_mb=256,
+        properties=properties,
+        listeners=listeners,
+        java_options=TEST_JAVA_OPTIONS,
+    ) as broker:
         admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap_servers)
         admin.alter_user_scram_credentials([UserScramCredentialUpsertion(USER, "SCRAM-SHA-512", PASSWORD)])
         admin.close()
