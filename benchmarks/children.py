@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -56,8 +56,8 @@ def run_child(module: str, *arguments: str | int, python: str = sys.executable) 
 @contextmanager
 def running_child(
     module: str, *arguments: str | int, python: str = sys.executable
-) -> Iterator[Mapping[str, int]]:
-    """Run a module until the block ends, then end it."""
+) -> Iterator[Callable[[], bool]]:
+    """Run a module until the block ends, then end it; the block is told how to ask whether it lives."""
     with tempfile.TemporaryFile("w+") as said:
         child = subprocess.Popen(
             [python, "-m", module, *map(str, arguments)],
@@ -67,7 +67,7 @@ def running_child(
             stderr=said,
         )
         try:
-            yield {"pid": child.pid}
+            yield lambda: child.poll() is None
             if child.poll() is not None:
                 raise ChildFailedError(f"{module} ended with {child.returncode}\n{_tail(said)}")
         except TimeoutError as error:

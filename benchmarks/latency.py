@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,7 +19,14 @@ PROBES = 5
 
 
 def measure_latency(
-    servers: str, events: str, predictions: str, *, rate: int, seconds: float, warm_up: float
+    servers: str,
+    events: str,
+    predictions: str,
+    is_alive: Callable[[], bool],
+    *,
+    rate: int,
+    seconds: float,
+    warm_up: float,
 ) -> dict[str, Any]:
     """Produce at a steady rate to a worker that runs; returns the reader's figures.
 
@@ -36,7 +44,7 @@ def measure_latency(
     for _ in range(PROBES):
         produce()
     producer.flush(START_SECONDS)
-    _wait_for_predictions(servers, predictions)
+    _wait_for_predictions(servers, predictions, is_alive)
 
     warm, count = PROBES + int(rate * warm_up), PROBES + int(rate * (warm_up + seconds))
     with ThreadPoolExecutor(1) as pool:
@@ -54,7 +62,7 @@ def measure_latency(
     return figures | {"rate": (count - PROBES) / took, "expected": count}
 
 
-def _wait_for_predictions(servers: str, predictions: str) -> None:
+def _wait_for_predictions(servers: str, predictions: str, is_alive: Callable[[], bool]) -> None:
     consumer = Consumer(
         {"bootstrap.servers": servers, "group.id": "probe", "isolation.level": "read_committed"}
     )
@@ -65,6 +73,8 @@ def _wait_for_predictions(servers: str, predictions: str) -> None:
         message = consumer.poll(0.5)
         if message is not None and message.error() is None:
             got += 1
+        elif not is_alive():
+            raise TimeoutError("it ended before its first prediction")
         elif time.monotonic() > deadline:
             raise TimeoutError(f"{got} of {PROBES} first predictions in {START_SECONDS:.0f} s")
     consumer.close()

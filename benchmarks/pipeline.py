@@ -180,11 +180,12 @@ class Bench:
         create_topics(self._servers, events)
         pipeline = self._pipeline(events, MODELS[1].model)
         size = self._size
-        with running_child("stream.cli", "run", str(pipeline.settings)):
+        with running_child("stream.cli", "run", str(pipeline.settings)) as is_alive:
             found = measure_latency(
                 self._servers,
                 events,
                 pipeline.predictions,
+                is_alive,
                 rate=rate,
                 seconds=size.latency_seconds,
                 warm_up=size.warm_up_seconds,
@@ -313,8 +314,8 @@ def section(
 
 {made}{quick}
 
-10 numeric features, two classes, accuracy and ADWIN on the error. Bare: one `predict_proba_one`, argmax, metric, detector
-and `learn_one` for each event, already decoded and in memory. Kafka to Kafka: the same through one worker process,
+10 numeric features, two classes, accuracy and ADWIN on the error. Bare: one `predict_proba_one`, argmax, metric,
+detector and `learn_one` for each event, already decoded and in memory. Kafka to Kafka: the same through one worker,
 exactly once, events waiting in the topic; from the first fetch to the end of the last commit, CPU of all its threads.
 Both take turns in processes of their own; ratios and differences are within a round, and shown are the median and
 the range over the rounds. Both ended with the same accuracy, to the last digit.
@@ -329,8 +330,9 @@ The adaptive random forest's own noise is larger than all that Headrace does; it
 
 ### Latency
 
-From produce to a `read_committed` reader, exactly once, `use = "logistic-regression"`; producer, worker, reader and broker
-are four processes on the same machine. {size.latency_seconds:g} s each after {size.warm_up_seconds:g} s of warm-up.
+From produce to a `read_committed` reader, exactly once, `use = "logistic-regression"`; producer, worker, reader
+and broker are four processes on the same machine. {size.latency_seconds:g} s each
+after {size.warm_up_seconds:g} s of warm-up.
 
 {latency_table(latencies)}
 

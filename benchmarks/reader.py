@@ -8,6 +8,7 @@ The first SKIP predictions are warm-up. Ends after COUNT predictions, or 20 s af
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 
@@ -61,7 +62,7 @@ def quantile(ordered: list[float], share: float) -> float:
     """
     if not ordered:
         return float("nan")
-    return ordered[max(0, min(len(ordered) - 1, round(share * len(ordered)) - 1))]
+    return ordered[max(0, min(len(ordered) - 1, math.ceil(share * len(ordered)) - 1))]
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def write_section(name: str, body: str, path: Path = FILE) -> None:
     section = f"{begin}\n{body.strip()}\n{end}\n"
     if begin in text and end in text:
         before, _, rest = text.partition(begin)
-        text = before + section + rest.partition(end)[2].lstrip("\n")
+        text = before + section + rest.partition(end)[2].removeprefix("\n")
     else:
         text = f"{text.rstrip()}\n\n{section}"
     path.write_text(text, encoding="utf-8")

@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 PATIENCE_SECONDS = 60.0
 #: librdkafka tells on standard error what is no news here.
-QUIET = {"log_level": 4}
+QUIET: dict[str, str | int | float | bool] = {"log_level": 4}
 
 
 def create_topics(servers: str, *names: str) -> None:
     """Make topics of one partition."""
-    admin = AdminClient({"bootstrap.servers": servers} | QUIET)
+    admin = AdminClient(QUIET | {"bootstrap.servers": servers})
     for made in admin.create_topics([NewTopic(name, 1, 1) for name in names]).values():
         made.result(PATIENCE_SECONDS)
 
 
 def delete_topics(servers: str, *names: str) -> None:
-    admin = AdminClient({"bootstrap.servers": servers} | QUIET)
+    admin = AdminClient(QUIET | {"bootstrap.servers": servers})
     for gone in admin.delete_topics(list(names)).values():
         gone.result(PATIENCE_SECONDS)
 
