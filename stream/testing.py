@@ -224,6 +224,11 @@ class MemoryCluster:
         member.is_stale = member.is_lost = True
         self._release_owned(member)
 
+    def end_all_transactions(self) -> None:
+        """Time passes: whatever transaction is open runs out of it."""
+        for writer in list(self._open):
+            self.end_transaction(writer)
+
     def end_transaction(self, writer: str) -> None:
         """The writer's transaction runs out of time: it is aborted, and its producer fenced."""
         self.init_transactions(writer)
