@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import orjson
+from rich import box
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
@@ -130,20 +131,23 @@ class BacktestResult:
     def header(self) -> list[str]:
         """Names of the columns of `lines`."""
         compared = ["progressive_val_score", "equal"] if self.expected is not None else []
-        baselines = [name.replace("_", "-") for name in self.baselines]
-        return ["metric", "all rows", f"last {min(self.window, self.scored):,}", *baselines, *compared]
+        return ["metric", "all rows", f"last {min(self.window, self.scored):,}", *compared]
 
     def lines(self) -> list[list[str]]:
-        """One line a metric, in words, for a table."""
+        """A line for each metric, and below the first one for each baseline, in words for a table."""
         shown = []
-        for i, (name, figures) in enumerate(self.metrics.items()):
+        for name, figures in self.metrics.items():
             line = [name, _figure(figures["value"], self.expected is not None), _figure(figures["window"])]
-            line += [_figure(baseline["value"]) if i == 0 else "" for baseline in self.baselines.values()]
             if self.expected is not None:
                 expected = self.expected[name]
                 line += [_figure(expected, True), "yes" if expected == figures["value"] else "NO"]
             shown.append(line)
-        return shown
+        below = [
+            [f"  {name.replace('_', '-')}", _figure(figures["value"]), _figure(figures["window"])]
+            + ([] if self.expected is None else ["", ""])
+            for name, figures in self.baselines.items()
+        ]
+        return shown[:1] + below + shown[1:]
 
     def notes(self) -> list[str]:
         """Everything beside the metrics, a sentence or a list each."""
@@ -179,7 +183,7 @@ class BacktestResult:
 
     def __rich__(self) -> RenderableType:
         title = Text(f"{self.name}: {self.learner} ({self.task})", style="bold")
-        table = Table()
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for i, name in enumerate(self.header()):
             table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
         for line in self.lines():
@@ -224,6 +228,10 @@ def backtest(
     holds here holds live. So labels are what the task makes of them: a multi-class 3 is the text "3", and to
     compare with River's own evaluation give it rows with text labels. Names of features become text, and NaN
     becomes a missing feature.
+
+    Some of River's averages over classes (`macro_f1`) add up in the order of a set of text, so their last digit
+    differs between two processes. A worker runs with the environment variable PYTHONHASHSEED=0; so does who wants
+    its last digit.
 
     Args:
         rows: Pairs of features and label, as River's data sets give them. A label of None makes a question.
@@ -281,7 +289,7 @@ def backtest_file(
     format: RowFormat | None = None,
     limit: int | None = None,
     verify: bool = False,
-    on_prediction: Callable[[bytes], None] | None = None,
+    on_prediction: Callable[[bytes], object] | None = None,
     on_row: Callable[[int], None] | None = None,
 ) -> BacktestResult:
     """What `headrace backtest` does: the rows of a file, read as `headrace send` would send them.
@@ -310,7 +318,7 @@ def run_rows(
     estimator: base.Estimator,
     *,
     verify: bool = False,
-    on_prediction: Callable[[bytes], None] | None = None,
+    on_prediction: Callable[[bytes], object] | None = None,
     on_row: Callable[[int], None] | None = None,
 ) -> BacktestResult:
     """Give rows to a new pipeline, one partition from offset 0.

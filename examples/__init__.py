@@ -1,0 +1,1 @@
+"""What a newcomer runs and copies; the tests run all of it."""
