@@ -589,3 +589,26 @@ def _init_transactions(producer: Producer, refused: Callable[[KafkaError, str], 
             code: KafkaError = error.args[0]
             if not code.retriable() or time.monotonic() > deadline:
                 raise refused(code, "transactions") from error
+
+
+def count_brokers(settings: Settings, timeout: float = START_TIMEOUT) -> int:
+    """How many brokers the data plane's client sees: whether it can connect at all.
+
+    Raises:
+        EnvironmentRefused: It can't; says why.
+    """
+    complaints: list[str] = []
+    config: dict[str, Any] = {
+        **librdkafka_config(settings.kafka),
+        "error_cb": lambda error: complaints.append(error.str()),
+        "log_level": 0,  # what matters comes as an error
+    }
+    admin = AdminClient(config)
+    try:
+        return len(admin.list_topics(timeout=timeout).brokers)
+    except KafkaException as error:
+        cause = complaints[0] if complaints else error.args[0].str()
+        raise EnvironmentRefused(
+            f"no broker answered at {settings.kafka.bootstrap_servers} within {timeout:.0f} s ({cause}). "
+            "Is it running, and are [kafka] bootstrap_servers and its security settings right?"
+        ) from error

@@ -1,0 +1,326 @@
+"""`headrace status`: where each partition stands, from its last status record and from the group's offsets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from monitors import METRICS, weighted_mean
+from stream.errors import EnvironmentRefused
+from stream.settings import Settings
+from stream.tools.cluster import Bounds, Cluster, Commit, Reader
+
+#: Seconds within which a running worker has written a status, unless its interval is longer.
+FRESH_SECONDS: Final = 30.0
+#: Seconds to wait for the last status records.
+READ_SECONDS: Final = 5.0
+#: What a table has where nothing is known.
+NOTHING: Final = "-"
+#: The columns of the figures that are sums over partitions.
+SUMS: Final = ("events", "predictions", "learned", "scored", "dead_letters", "pending")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionView:
+    """One partition as far as it is known."""
+
+    partition: int
+    #: What the group has committed; None: nothing yet.
+    next_offset: int | None
+    #: Records that are not processed yet.
+    lag_records: int
+    #: Age of the last status record; None: there is none.
+    age_seconds: float | None
+    #: The last status record; empty: there is none.
+    status: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusView:
+    """A pipeline as far as it is known."""
+
+    pipeline: str
+    #: Workers in the group now.
+    workers: int
+    partitions: Sequence[PartitionView]
+    #: Sums over partitions, and means weighted by events of the metrics that are means.
+    totals: Mapping[str, Any]
+    #: What should be looked into, a sentence each.
+    warnings: Sequence[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, object]:
+        """Ready for JSON."""
+        return {
+            "pipeline": self.pipeline,
+            "workers": self.workers,
+            "partitions": [
+                {
+                    "partition": view.partition,
+                    "next_offset": view.next_offset,
+                    "lag_records": view.lag_records,
+                    "age_seconds": view.age_seconds,
+                    "status": dict(view.status) or None,
+                }
+                for view in self.partitions
+            ],
+            "totals": dict(self.totals),
+            "warnings": list(self.warnings),
+        }
+
+
+def read_status(settings: Settings) -> StatusView:
+    """Ask Kafka where a pipeline stands.
+
+    Raises:
+        EnvironmentRefused: No broker answers, or a topic is missing.
+    """
+    topics = settings.topics
+    with Cluster(settings) as cluster:
+        found = cluster.topics([topics.events, topics.status])
+        missing = [name for name in (topics.events, topics.status) if name not in found]
+        if missing:
+            raise EnvironmentRefused(
+                f"there is no topic {', '.join(repr(name) for name in missing)}. "
+                f"Make it: headrace topics create {settings.path}"
+            )
+        count = found[topics.events].partitions
+        commits = cluster.commits(settings.name, topics.events)
+        bounds = cluster.bounds(topics.events, count)
+        status_bounds = cluster.bounds(topics.status, found[topics.status].partitions)
+        workers = cluster.members(settings.name)
+    return view_of(
+        settings,
+        workers=workers,
+        commits=commits,
+        bounds=bounds,
+        statuses=_last_records(settings, status_bounds),
+        now=time.time(),
+    )
+
+
+def _last_records(settings: Settings, bounds: Sequence[Bounds]) -> dict[int, dict[str, Any]]:
+    """The last record of each partition of the status topic."""
+    topic = settings.topics.status
+    filled = {partition: log for partition, log in enumerate(bounds) if log.end > log.first}
+    last: dict[int, dict[str, Any]] = {}
+    if not filled:
+        return last
+    read: set[int] = set()
+    deadline = time.monotonic() + READ_SECONDS
+    with Reader(settings, [(topic, partition) for partition in filled]) as reader:
+        for partition, log in filled.items():
+            reader.seek(topic, partition, log.end - 1)
+        while len(read) < len(filled) and time.monotonic() < deadline:
+            for record in reader.poll(0.5):
+                read.add(record.partition)
+                try:
+                    body = orjson.loads(record.value or b"")
+                except orjson.JSONDecodeError:
+                    continue
+                if isinstance(body, dict) and body.get("pipeline") == settings.name:
+                    last[record.partition] = body
+    return last
+
+
+def view_of(
+    settings: Settings,
+    *,
+    workers: int,
+    commits: Mapping[int, Commit],
+    bounds: Sequence[Bounds],
+    statuses: Mapping[int, Mapping[str, Any]],
+    now: float,
+) -> StatusView:
+    """Put together what is known; `now` is epoch seconds."""
+    views = []
+    for partition, log in enumerate(bounds):
+        commit = commits.get(partition)
+        status = statuses.get(partition, {})
+        read = commit.next_offset if commit is not None else log.first
+        end, lag = status.get("end"), status.get("lag_records")
+        if end is not None and lag is not None:
+            # How far the worker's position was: past control records too, which no commit ever reaches.
+            read = max(read, end - lag)
+        views.append(
+            PartitionView(
+                partition=partition,
+                next_offset=None if commit is None else commit.next_offset,
+                lag_records=max(0, log.end - read),
+                age_seconds=None if "time" not in status else max(0.0, now - status["time"]),
+                status=status,
+            )
+        )
+    return StatusView(
+        pipeline=settings.name,
+        workers=workers,
+        partitions=views,
+        totals=_totals(settings, views),
+        warnings=list(_warnings(settings, views, workers)),
+    )
+
+
+def _totals(settings: Settings, views: Sequence[PartitionView]) -> dict[str, Any]:
+    totals: dict[str, Any] = {"lag_records": sum(view.lag_records for view in views)}
+    statuses = [view.status for view in views if view.status]
+    for name in SUMS:
+        totals[name] = sum(status.get(name, 0) for status in statuses)
+    totals["metrics"] = {
+        name: _mean(name, statuses, [status.get("metrics", {}).get(name) for status in statuses])
+        | {"is": "mean weighted by events" if METRICS[name].is_mean else "no mean: see each partition"}
+        for name in settings.metrics.use
+    }
+    first = settings.metrics.use[0]
+    baselines = dict.fromkeys(name for status in statuses for name in status.get("baselines", {}))
+    totals["baselines"] = {
+        name: _mean(first, statuses, [status.get("baselines", {}).get(name) for status in statuses])
+        for name in baselines
+    }
+    return totals
+
+
+def _mean(
+    name: str, statuses: Sequence[Mapping[str, Any]], figures: Sequence[Mapping[str, float | None] | None]
+) -> dict[str, Any]:
+    """The mean of one figure of all partitions, over all events and over the window."""
+    scored = [status.get("scored", 0) for status in statuses]
+    window = [min(status.get("scored", 0), status.get("window", 0)) for status in statuses]
+    return {
+        which: weighted_mean(
+            name, [((figure or {}).get(which), count) for figure, count in zip(figures, counts, strict=True)]
+        )
+        for which, counts in (("value", scored), ("window", window))
+    }
+
+
+def _warnings(settings: Settings, views: Sequence[PartitionView], workers: int) -> Iterable[str]:
+    fresh = max(FRESH_SECONDS, 3 * settings.worker.status_interval_seconds)
+    ages = [view.age_seconds for view in views if view.age_seconds is not None]
+    if workers == 0:
+        yield f"No worker runs now; start one: headrace run {settings.path}"
+    elif not ages or min(ages) > fresh:
+        yield (
+            f"No status within {fresh:.0f} s, though the group has {workers} member{'' if workers == 1 else 's'}: "
+            "is a worker starting, or stuck?"
+        )
+    else:
+        old = [view.partition for view in views if view.age_seconds is None or view.age_seconds > fresh]
+        if old:
+            yield (
+                f"No status within {fresh:.0f} s of partition{'' if len(old) == 1 else 's'} "
+                f"{', '.join(map(str, old))}: is its worker replaying, or stuck?"
+            )
+
+
+# --- For people ------------------------------------------------------------------------------------------
+
+
+def tables(settings: Settings, view: StatusView) -> list[Table]:
+    """What `headrace status` prints: where each partition stands, and how good it is."""
+    title = f"{view.pipeline}: {view.workers} worker{'' if view.workers == 1 else 's'}"
+    where = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    where.add_column("partition", justify="right")
+    for column in ("next offset", "lag", "state", "learned", "dead letters", "pending"):
+        where.add_column(column, justify="left" if column == "state" else "right")
+    where.add_column("last drift")
+    where.add_column("status", justify="right")
+    for item in view.partitions:
+        status = item.status
+        where.add_row(
+            str(item.partition),
+            NOTHING if item.next_offset is None else f"{item.next_offset:,}",
+            f"{item.lag_records:,}",
+            str(status.get("state", NOTHING)) if view.workers else "no worker",
+            *(_count(status.get(name)) for name in ("learned", "dead_letters", "pending")),
+            _last_drift(status),
+            "never" if item.age_seconds is None else f"{_age(item.age_seconds)} ago",
+        )
+    if len(view.partitions) > 1:
+        where.add_section()
+        totals = view.totals
+        where.add_row(
+            "all",
+            "",
+            f"{totals['lag_records']:,}",
+            "",
+            *(_count(totals[name]) for name in ("learned", "dead_letters", "pending")),
+            "",
+            "",
+        )
+
+    window = next((item.status["window"] for item in view.partitions if "window" in item.status), None)
+    good = Table(
+        title="metrics" + (f" (in brackets: over the last {window:,} scored)" if window else ""),
+        title_justify="left",
+        caption=f"baselines are scored by {settings.metrics.use[0]}",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+    )
+    good.add_column("partition", justify="right")
+    good.add_column("scored", justify="right")
+    for name in settings.metrics.use:
+        good.add_column(name, justify="right")
+    baselines = list(
+        dict.fromkeys(name for item in view.partitions for name in item.status.get("baselines", {}))
+    )
+    for name in baselines:
+        good.add_column(name.replace("_", "-"), justify="right")
+    for item in view.partitions:
+        status = item.status
+        good.add_row(
+            str(item.partition),
+            _count(status.get("scored")),
+            *(_both(status.get("metrics", {}).get(name)) for name in settings.metrics.use),
+            *(_both(status.get("baselines", {}).get(name)) for name in baselines),
+        )
+    means = [name for name in settings.metrics.use if METRICS[name].is_mean]
+    if len(view.partitions) > 1 and means:
+        good.add_section()
+        good.add_row(
+            "mean, weighted by events",
+            _count(view.totals["scored"]),
+            *(
+                _both(view.totals["metrics"][name]) if name in means else "no mean"
+                for name in settings.metrics.use
+            ),
+            *(
+                _both(view.totals["baselines"][name]) if settings.metrics.use[0] in means else "no mean"
+                for name in baselines
+            ),
+        )
+    return [where, good]
+
+
+def _count(value: int | None) -> str:
+    return NOTHING if value is None else f"{value:,}"
+
+
+def _both(figures: Mapping[str, float | None] | None) -> str:
+    if not figures or figures.get("value") is None:
+        return NOTHING
+    window = figures.get("window")
+    return f"{figures['value']:.4f}" + ("" if window is None else f" ({window:.4f})")
+
+
+def _last_drift(status: Mapping[str, Any]) -> str:
+    found = [
+        (watch["last_drift_at"], watch["watch"], watch["detector"])
+        for watch in status.get("drift", ())
+        if watch.get("last_drift_at") is not None
+    ]
+    if not found:
+        return "none" if status.get("drift") else NOTHING
+    at, watch, detector = max(found)
+    return f"@{at} {watch} ({detector})"
+
+
+def _age(seconds: float) -> str:
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
