@@ -17,7 +17,7 @@ $(SETUP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(SETUP)
-	$(BIN)/python examples/demo.py
+	PYTHONHASHSEED=0 $(BIN)/python examples/demo.py
 
 test: $(SETUP)
 	$(BIN)/python -m pytest -m 'not full'
