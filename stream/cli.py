@@ -86,18 +86,20 @@ def run(
 ) -> None:
     """Run a pipeline: predict, learn and watch until SIGTERM or Ctrl-C."""
     fix_hash_seed()
+    asked: list[int] = []  # from here on: the imports take seconds
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: asked.append(number))
     from stream.build import run_worker  # noqa: PLC0415
     from stream.logs import configure_logs  # noqa: PLC0415
 
     configure_logs()
     settings = load(settings_file)
+    if asked:
+        return
     if workers > 1:
         from stream.supervisor import run_workers, worker_command  # noqa: PLC0415
 
         raise typer.Exit(run_workers(worker_command(str(settings_file), stop_at_end=stop_at_end), workers))
-    asked: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _: asked.append(number))
     run_worker(settings, stop_at_end=stop_at_end, should_stop=lambda: bool(asked))
 
 
@@ -405,6 +407,71 @@ def status(settings_file: SettingsFile, as_json: AsJson = False) -> None:
         console.print(table)
     for warning in view.warnings:
         typer.secho(warning, fg="yellow")
+
+
+@app.command(epilog="Example: headrace backtest phishing.toml events.csv --verify")
+def backtest(
+    settings_file: SettingsFile,
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="FILE", help="JSON Lines or CSV; - or nothing: standard input.", show_default=False
+        ),
+    ] = None,
+    *,
+    file_format: Annotated[
+        Format | None, typer.Option("--format", help="By default from the file's name, or its beginning.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Take so many events at most.", show_default=False)
+    ] = None,
+    predictions: Annotated[
+        typer.FileBinaryWrite | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the predictions there, JSON Lines as on the predictions topic.",
+            show_default=False,
+        ),
+    ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Compute the metrics by River's progressive_val_score as well; exit code 1 if one differs.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a pipeline over a file of events, without any broker: how good would it have been?
+
+    The events are read as `headrace send` reads them and go through the pipeline that `headrace run` runs, as one
+    partition: the same predictions, metrics, alerts and dead letters come out.
+    """
+    fix_hash_seed()
+    from rich.console import Console  # noqa: PLC0415
+
+    from stream.backtesting import backtest_file  # noqa: PLC0415
+
+    settings = load(settings_file)
+    with progress_bar("events") as (_, advanced):
+        result = backtest_file(
+            settings,
+            file,
+            format=None if file_format is None else file_format.value,
+            limit=limit,
+            verify=verify,
+            on_prediction=None if predictions is None else lambda value: predictions.write(value + b"\n"),
+            on_row=advanced,
+        )
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        console = Console(highlight=False, emoji=False)
+        if not console.is_terminal:
+            console.width = 200  # no terminal, no edge
+        console.print(result)
+    if result.equal is False:
+        raise typer.Exit(1)
 
 
 class TaskName(StrEnum):
