@@ -35,6 +35,7 @@ bench-clients: $(SETUP)
 
 docs: $(SETUP)
 	$(BIN)/python -m stream.settings > docs/reference/settings.md
+	$(BIN)/python -m stream.reference docs/reference
 
 clean:
 	rm -rf $(VENV) .headrace build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

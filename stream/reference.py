@@ -1,0 +1,273 @@
+"""Pages of `docs/reference` that are written from the code: learners, metrics, detectors and the command line.
+
+`python -m stream.reference docs/reference` writes them; a test sees that they are current. The page of the settings is
+written by `python -m stream.settings`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import typer
+from typer.testing import CliRunner
+
+from learners.learner import TASKS
+from learners.registry import LEARNERS, LearnerSpec
+from monitors import DETECTORS, METRICS
+from stream.cli import app
+from stream.errors import ConfigError, EnvironmentRefused, FencedError, HeadraceError
+
+#: Width of a help text, characters.
+HELP_WIDTH: Final = 100
+WRITTEN_BY: Final = "Written by `python -m stream.reference docs/reference`; change it in"
+
+
+def learners_page() -> str:
+    """Every learner of the registry and its parameters, in Markdown."""
+    lines = [
+        "# Learners",
+        "",
+        f"{WRITTEN_BY} `learners/registry.py`.",
+        "",
+        "A learner is named in the settings: `[learner] use`. One of your own is named by `build`: see",
+        "[Use a learner of your own](../how-to/use-your-own-learner.md).",
+        "",
+        "Features need no preparation: where the model behind a learner needs it, numbers are scaled and strings",
+        "become 0/1 features (at most `max_categories` for each feature, all further ones count as one). Every random",
+        "part is seeded by `[learner] seed`.",
+        "",
+        *_table(
+            ["name", *TASKS, "what it is"],
+            (
+                [
+                    f"[`{spec.name}`](#{spec.name})",
+                    *("yes" if task in spec.models else "" for task in TASKS),
+                    spec.summary,
+                ]
+                for spec in LEARNERS.values()
+            ),
+        ),
+    ]
+    for spec in LEARNERS.values():
+        lines += ["", f"## {spec.name}", "", spec.summary]
+        for tasks, parameters in _parameters(spec):
+            models = " and ".join(
+                dict.fromkeys(f"`{spec.models[task].__name__}`" for task in TASKS if task in tasks)
+            )
+            lines += ["", f"For {', '.join(tasks)}: River's {models}."]
+            if parameters:
+                names = (f"`{name}` ({_shown(default)})" for name, default in parameters.items())
+                lines[-1] += f" Parameters, with their defaults: {', '.join(names)}."
+            else:
+                lines[-1] += " It has no parameters."
+    return "\n".join(lines) + "\n"
+
+
+def _parameters(spec: LearnerSpec) -> list[tuple[list[str], Mapping[str, object]]]:
+    """Parameters and their defaults; tasks of the same ones together."""
+    found: list[tuple[list[str], Mapping[str, object]]] = []
+    for task in spec.tasks:
+        defaults = {name: parameter.default for name, parameter in spec.parameters(task).items()}
+        same = [tasks for tasks, others in found if others == defaults]
+        if same:
+            same[0].append(task)
+        else:
+            found.append(([task], defaults))
+    return found
+
+
+def metrics_page() -> str:
+    """Every metric, in Markdown."""
+    return "\n".join(
+        [
+            "# Metrics",
+            "",
+            f"{WRITTEN_BY} `monitors/prequential.py`.",
+            "",
+            "Metrics are named in `[metrics] use`. Each is River's own, computed on predictions that were made before",
+            "their label was learned, over everything (`value`) and over the last `[metrics] window` predictions",
+            "(`window`). The first one named is also computed for two baselines: the label before (`no_change`), and",
+            "the most frequent class so far (`majority`) or the mean so far (`mean`).",
+            "",
+            "*Mean*: the figure is a mean over events, so figures of several partitions may be averaged, weighted by",
+            "events. All others exist for one partition at a time.",
+            "",
+            *_table(
+                ["name", "for", "better is", "looks at", "mean", "what it is"],
+                (
+                    [
+                        f"`{spec.name}`",
+                        ", ".join(spec.tasks),
+                        "higher" if spec.higher_is_better else "lower",
+                        "probabilities" if spec.needs_scores else "the prediction",
+                        "yes" if spec.is_mean else "",
+                        spec.summary,
+                    ]
+                    for spec in METRICS.values()
+                ),
+            ),
+            "",
+        ]
+    )
+
+
+def detectors_page() -> str:
+    """Every drift detector and its parameters, in Markdown."""
+    lines = [
+        "# Drift detectors",
+        "",
+        f"{WRITTEN_BY} `monitors/drift.py`.",
+        "",
+        "A detector is named in a table `[[drift]]`, with what it watches:",
+        "",
+        *_table(
+            ["watch", "values", "known with", "for"],
+            [
+                ["`error`", "0 or 1; regression: the absolute error", "the label", "every task"],
+                ["`label`", "0 or 1; regression: the number", "the label", "binary, regression"],
+                ["`prediction`", "0 or 1; regression: the number", "the features", "binary, regression"],
+                [
+                    "`feature:NAME`",
+                    "a numeric feature (a boolean is 0 or 1); others are skipped and counted",
+                    "the features",
+                    "every task",
+                ],
+            ],
+        ),
+        "",
+        "*Any number*: it may watch anything. *0 and 1*: it may not watch a feature, and nothing of a regression.",
+        "",
+        *_table(
+            ["name", "takes", "warns first", "what it is"],
+            (
+                [
+                    f"[`{spec.name}`](#{spec.name})",
+                    "0 and 1" if spec.binary_input else "any number",
+                    "yes" if spec.has_warning else "",
+                    spec.summary,
+                ]
+                for spec in DETECTORS.values()
+            ),
+        ),
+    ]
+    for spec in DETECTORS.values():
+        given = inspect.signature(spec.river).parameters
+        lines += [
+            "",
+            f"## {spec.name}",
+            "",
+            f"River's `{getattr(spec.river, '__name__', spec.name)}`: {spec.summary}."
+            + (" Its seed is that of the learner unless it is set." if spec.seedable else ""),
+            "",
+            *_table(
+                ["parameter", "default", "expected"],
+                (
+                    [f"`{name}`", _shown(given[name].default), rule.expected()]
+                    for name, rule in spec.parameters.items()
+                ),
+            ),
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def command_line_page() -> str:
+    """Every command with its help text, and the exit codes, in Markdown."""
+    lines = [
+        "# Command line",
+        "",
+        f"{WRITTEN_BY} `stream/cli.py`.",
+        "",
+        "Settings also come from the environment: see [Settings](settings.md).",
+    ]
+    for path in ([], *commands()):
+        name = " ".join(["headrace", *path])
+        lines += ["", f"## {name}", "", "```text", _help(path), "```"]
+    lines += [
+        "",
+        "## Exit codes",
+        "",
+        "A command that fails says why in a sentence on standard error, and ends with one of these.",
+        "",
+        *_table(
+            ["exit code", "meaning"],
+            [
+                [
+                    "0",
+                    "Done; a worker was told to stop and has committed, or `--stop-at-end` came to the end.",
+                ],
+                [
+                    f"{HeadraceError.exit_code}",
+                    "`check` found something that a worker can't run with; or a bug: the last lines say where.",
+                ],
+                [
+                    f"{ConfigError.exit_code}",
+                    "The settings file, an option or a file of rows is wrong: mend it and start again.",
+                ],
+                [
+                    f"{EnvironmentRefused.exit_code}",
+                    "Kafka is not as the pipeline needs it: broker, topics, permissions or offsets.",
+                ],
+                [
+                    f"{FencedError.exit_code}",
+                    "Another process uses this worker's transactional id: give each its own `[worker] instance`.",
+                ],
+                ["128 + n", "With `--workers`: a worker was ended by signal n (137: killed)."],
+            ],
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def commands() -> list[list[str]]:
+    """Every command as the words that follow `headrace`; a group stands before its own."""
+    found: list[list[str]] = []
+
+    def walk(command: Any, path: list[str]) -> None:
+        for name, inner in getattr(command, "commands", {}).items():
+            found.append([*path, name])
+            walk(inner, [*path, name])
+
+    walk(typer.main.get_command(app), [])
+    return found
+
+
+def _help(path: Sequence[str]) -> str:
+    result = CliRunner().invoke(
+        app, [*path, "--help"], prog_name="headrace", terminal_width=HELP_WIDTH, color=False
+    )
+    return "\n".join(line.rstrip() for line in result.output.strip().splitlines())
+
+
+def _table(header: Sequence[str], rows: Iterator[list[str]] | list[list[str]]) -> list[str]:
+    return [
+        f"| {' | '.join(header)} |",
+        f"|{'---|' * len(header)}",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
+
+
+def _shown(value: object) -> str:
+    return "none" if value is None else f"`{json.dumps(value)}`"
+
+
+PAGES: Final[Mapping[str, Callable[[], str]]] = {
+    "learners.md": learners_page,
+    "metrics.md": metrics_page,
+    "detectors.md": detectors_page,
+    "command-line.md": command_line_page,
+}
+
+
+def main(folder: Path) -> None:
+    """Write all pages into a folder."""
+    for name, page in PAGES.items():
+        (folder / name).write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
