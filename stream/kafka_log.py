@@ -37,8 +37,10 @@ log = structlog.get_logger()
 START_TIMEOUT: Final = 10.0
 #: Seconds for one try of a commit's steps; what runs out is tried again.
 COMMIT_TIMEOUT: Final = 10.0
-#: Seconds to wait for a committed offset before looking for the dead writer that holds it back.
+#: Seconds to wait for a committed offset, or for the markers of a transaction, before looking for the dead writer
+#: that holds it back. The markers of a living one come within milliseconds, after its commit was answered.
 COMMITTED_TIMEOUT: Final = 2.0
+MARKERS_TIMEOUT: Final = 1.0
 #: Records taken from librdkafka's queue at once.
 BATCH: Final = 1_000
 
@@ -72,6 +74,26 @@ NOT_ALLOWED: Final = (
     KafkaError.GROUP_AUTHORIZATION_FAILED,
     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+)
+#: No answer from the broker; it may be starting again.
+NO_ANSWER: Final = (
+    KafkaError._TIMED_OUT,
+    KafkaError._TRANSPORT,
+    KafkaError._WAIT_COORD,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._TIMED_OUT_QUEUE,
+)
+#: Delivery errors that come again with each try.
+NEVER_WRITTEN: Final = (
+    *NOT_ALLOWED,
+    *NO_SUCH_TOPIC,
+    KafkaError.MSG_SIZE_TOO_LARGE,
+    KafkaError.RECORD_LIST_TOO_LARGE,
+    KafkaError.INVALID_MSG,
+    KafkaError.INVALID_RECORD,
+    KafkaError.INVALID_TIMESTAMP,
+    KafkaError.POLICY_VIOLATION,
+    KafkaError.TOPIC_EXCEPTION,
 )
 #: Commit errors that mean: the group has moved on without this worker.
 STALE_MEMBER: Final = (
@@ -125,7 +147,8 @@ class KafkaLog:
             **librdkafka_config(settings.kafka),
             "error_cb": self._errors,
             "client.id": writer,
-            "log_level": 4,
+            # What matters to us comes as an error or an event; its own lines would surround our sentences.
+            "log_level": 2,
         }
         self._admin = AdminClient(dict(self._base))
         self._check_topics()
@@ -148,6 +171,7 @@ class KafkaLog:
         )
         self._producer: Producer | None = None
         self._status = Producer({**self._base, "linger.ms": 100, "queue.buffering.max.kbytes": 4_096})
+        self._has_assignment = False
         self._assigned: list[int] = []
         self._started: set[int] = set()
         self._positions: dict[int, int] = {}
@@ -208,6 +232,13 @@ class KafkaLog:
             )
         return EnvironmentRefused(f"{what}: {error.str()} ({error.name()})")
 
+    def _unanswered(self, error: KafkaException, what: str) -> Exception:
+        """What became of a question: ask again later, or refuse."""
+        code: KafkaError = error.args[0]
+        if code.code() not in NO_SUCH_TOPIC and (code.retriable() or code.code() in NO_ANSWER):
+            return CommitRetriable(f"{what}: {code.str()}")
+        return self._refused(code, what)
+
     def _new_producer(self) -> Producer:
         config = {
             **PRODUCER_TUNING,
@@ -218,15 +249,27 @@ class KafkaLog:
         if self._exactly_once:
             config["transactional.id"] = self.writer
             config["transaction.timeout.ms"] = self._settings.worker.transaction_timeout_ms
+        else:
+            config["message.timeout.ms"] = (
+                0  # as long as it takes: what is given up could not be sent in order
+            )
         producer = Producer(config)
         if self._exactly_once:
-            _init_transactions(producer, self._refused)
+            self._init_transactions(producer)
         return producer
+
+    def _init_transactions(self, producer: Producer) -> None:
+        """Take a transactional id, which ends what its last owner left open."""
+        try:
+            producer.init_transactions(START_TIMEOUT)
+        except KafkaException as error:
+            raise self._unanswered(error, "transactions") from error
 
     def _on_delivery_error(self, error: KafkaError | None, message: Any) -> None:
         if error is None or error.code() in (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT):
             return
-        if not error.retriable() and self._delivery_error is None and error.code() not in STALE_MEMBER:
+        # The transaction as a whole is aborted or fenced because of any other error, and then done again.
+        if self._delivery_error is None and (error.code() in NEVER_WRITTEN or not self._exactly_once):
             where = f"{message.topic()}[{message.partition()}]"
             self._delivery_error = (
                 f"{where}: a record of {len(message.value() or b''):,} bytes can't be written: {error.str()}"
@@ -238,11 +281,20 @@ class KafkaLog:
         self, *, on_revoked: Callable[[Sequence[int]], None], on_lost: Callable[[Sequence[int]], None]
     ) -> None:
         """See `stream.log.Log.join`."""
-        self._producer = self._new_producer()
+        deadline = time.monotonic() + 6 * START_TIMEOUT
+        while self._producer is None:
+            try:
+                self._producer = self._new_producer()
+            except CommitRetriable as error:
+                if time.monotonic() > deadline:
+                    raise EnvironmentRefused(
+                        f"no broker serves transactions at {self._servers} ({error})."
+                    ) from error
 
         def assigned(consumer: Consumer, partitions: list[TopicPartition]) -> None:
             # Fetching starts in `start`, when the state is there: the assignment is taken empty-handed.
             consumer.incremental_assign([])
+            self._has_assignment = True
             self._assigned += [item.partition for item in partitions]
 
         def let_go(
@@ -255,11 +307,15 @@ class KafkaLog:
             consumer.incremental_unassign([TopicPartition(self._topic, number) for number in started])
             self._started.difference_update(started)
 
+        def lost(consumer: Consumer, partitions: list[TopicPartition]) -> None:
+            self._has_assignment = False
+            let_go(consumer, partitions, on_lost)
+
         self._consumer.subscribe(
             [self._topic],
             on_assign=assigned,
             on_revoke=lambda consumer, partitions: let_go(consumer, partitions, on_revoked),
-            on_lost=lambda consumer, partitions: let_go(consumer, partitions, on_lost),
+            on_lost=lost,
         )
 
     def poll(self, timeout_seconds: float) -> Sequence[Record]:
@@ -303,6 +359,10 @@ class KafkaLog:
         else:
             log.warning("poll", error=error.str(), code=error.name())
 
+    def has_assignment(self) -> bool:
+        """See `stream.log.Log.has_assignment`."""
+        return self._has_assignment
+
     def take_assigned(self) -> Sequence[int]:
         """See `stream.log.Log.take_assigned`."""
         if not self._assigned:
@@ -332,42 +392,49 @@ class KafkaLog:
 
     def committed(self, partition: int) -> Committed | None:
         """See `stream.log.Log.committed`."""
+        what = f"committed offset of {self._topic}[{partition}]"
         where = TopicPartition(self._topic, partition)
-        deadline = time.monotonic() + 12 * START_TIMEOUT
-        self._end_dead_transaction(partition)
-        while True:
+        try:
+            self._end_dead_transaction(partition)
             try:
                 (found,) = self._consumer.committed([where], timeout=COMMITTED_TIMEOUT)
             except KafkaException as error:
-                code: KafkaError = error.args[0]
-                if code.code() in NOT_ALLOWED:
-                    raise self._refused(code, f"group {self._group!r}") from error
-                if time.monotonic() > deadline:
-                    raise self._refused(code, f"committed offset of {self._topic}[{partition}]") from error
+                if error.args[0].code() != KafkaError._TIMED_OUT:
+                    raise
                 # An open transaction with pending offsets holds the answer back.
                 self._fence(self._writer_of(partition))
-                continue
-            if found.error is not None:
-                raise self._refused(found.error, f"group {self._group!r}")
-            if found.offset < 0:
-                return None
-            return Committed(found.offset, found.metadata or "")
+                (found,) = self._consumer.committed([where], timeout=START_TIMEOUT)
+        except KafkaException as error:
+            raise self._unanswered(error, what) from error
+        if found.error is not None:
+            raise self._unanswered(KafkaException(found.error), what)
+        return None if found.offset < 0 else Committed(found.offset, found.metadata or "")
 
     def _end_dead_transaction(self, partition: int) -> None:
         """Fence the writer that left a transaction open in this partition's predictions, if there is one."""
         where = TopicPartition(self._outputs["predictions"], partition)
-        ends = [
-            self._admin.list_offsets({where: LATEST}, isolation_level=level)[where].result(START_TIMEOUT)
-            for level in (IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED)
-        ]
-        if ends[0].offset < ends[1].offset:
-            self._fence(self._writer_of(partition))
+
+        def end(level: IsolationLevel) -> int:
+            asked = self._admin.list_offsets(
+                {where: LATEST}, isolation_level=level, request_timeout=START_TIMEOUT
+            )
+            return int(asked[where].result().offset)
+
+        written = end(IsolationLevel.READ_UNCOMMITTED)
+        deadline = time.monotonic() + MARKERS_TIMEOUT
+        while end(IsolationLevel.READ_COMMITTED) < written:
+            if time.monotonic() > deadline:
+                self._fence(self._writer_of(partition))
+                return
+            time.sleep(0.02)
 
     def _writer_of(self, partition: int) -> str | None:
         """Transactional id in the metadata of the last commit, also while a transaction holds it back."""
         wanted = ConsumerGroupTopicPartitions(self._group, [TopicPartition(self._topic, partition)])
-        answer = self._admin.list_consumer_group_offsets([wanted], require_stable=False)
-        (found,) = answer[self._group].result(START_TIMEOUT).topic_partitions
+        answer = self._admin.list_consumer_group_offsets(
+            [wanted], require_stable=False, request_timeout=START_TIMEOUT
+        )
+        (found,) = answer[self._group].result().topic_partitions
         if found.offset < 0 or not found.metadata:
             return None
         return CommitMetadata.decode(
@@ -378,9 +445,7 @@ class KafkaLog:
         if writer is None or writer == self.writer or not self._exactly_once:
             return
         log.info("ending the transaction of a worker that is gone", writer=writer)
-        _init_transactions(
-            Producer({**self._base, "transactional.id": writer, "log_level": 3}), self._refused
-        )
+        self._init_transactions(Producer({**self._base, "transactional.id": writer}))
 
     def claim(self, partition: int, committed: Committed) -> None:
         """See `stream.log.Log.claim`."""
@@ -393,10 +458,15 @@ class KafkaLog:
         try:
             results = self._consumer.commit(offsets=offsets, asynchronous=False)
         except KafkaException as error:
-            raise self._commit_error(error) from error
+            raise self._claim_error(error) from error
         for result in results or ():
             if result.error is not None:
-                raise self._commit_error(KafkaException(result.error))
+                raise self._claim_error(KafkaException(result.error))
+
+    def _claim_error(self, error: KafkaException) -> Exception:
+        """As `_commit_error`, for a commit that no producer has part in."""
+        found = self._commit_error(error)
+        return CommitAborted(str(found)) if isinstance(found, ProducerFenced) else found
 
     def bounds(self, partition: int) -> tuple[int, int]:
         """See `stream.log.Log.bounds`."""
@@ -412,17 +482,17 @@ class KafkaLog:
         try:
             (found,) = self._consumer.offsets_for_times([where], START_TIMEOUT)
         except KafkaException as error:
-            raise self._refused(error.args[0], f"topic {self._topic!r}") from error
+            raise self._unanswered(error, f"topic {self._topic!r}") from error
         return found.offset if found.offset >= 0 else self.bounds(partition)[1]
 
     def _watermarks(self, topic: str, partition: int) -> tuple[int, int]:
         try:
             found = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), START_TIMEOUT)
         except KafkaException as error:
-            raise self._refused(error.args[0], f"topic {topic!r}") from error
+            raise self._unanswered(error, f"topic {topic!r}") from error
         if found is None:
-            raise EnvironmentRefused(
-                f"{topic}[{partition}]: the broker did not say where the log begins and ends."
+            raise CommitRetriable(
+                f"{topic}[{partition}]: the broker did not say where the log begins and ends"
             )
         return found
 
@@ -516,11 +586,7 @@ class KafkaLog:
             return CommitAborted(code.str())
         if code.fatal() or code.code() in (KafkaError._FENCED, KafkaError._STATE):
             return ProducerFenced(code.str())
-        if code.retriable() or code.code() in (
-            KafkaError._TIMED_OUT,
-            KafkaError._TRANSPORT,
-            KafkaError._WAIT_COORD,
-        ):
+        if code.retriable() or code.code() in NO_ANSWER:
             return CommitRetriable(code.str())
         return CommitAborted(code.str())
 
@@ -534,14 +600,13 @@ class KafkaLog:
     def abort(self) -> None:
         """See `stream.log.Log.abort`."""
         if self._exactly_once and self._in_transaction and self._producer is not None:
-            while True:
-                try:
-                    self._producer.abort_transaction(COMMIT_TIMEOUT)
-                    break
-                except KafkaException as error:
-                    code: KafkaError = error.args[0]
-                    if not code.retriable():
-                        raise ProducerFenced(code.str()) from error
+            try:
+                self._producer.abort_transaction(COMMIT_TIMEOUT)
+            except KafkaException as error:
+                code: KafkaError = error.args[0]
+                if code.retriable():
+                    raise CommitRetriable(code.str()) from error
+                raise ProducerFenced(code.str()) from error
         self._in_transaction = False
         self._open_bytes = 0
 
@@ -572,23 +637,10 @@ class KafkaLog:
         if self._in_transaction:
             try:
                 self.abort()  # or readers would wait for the transaction to time out
-            except ProducerFenced as error:
+            except (ProducerFenced, CommitRetriable) as error:
                 log.info("transaction left to its successor", reason=str(error))
         self._status.flush(2.0)
         self._consumer.close()
-
-
-def _init_transactions(producer: Producer, refused: Callable[[KafkaError, str], HeadraceError]) -> None:
-    """Take a transactional id for oneself, which ends what its last owner left open."""
-    deadline = time.monotonic() + 6 * START_TIMEOUT
-    while True:
-        try:
-            producer.init_transactions(START_TIMEOUT)
-            return
-        except KafkaException as error:
-            code: KafkaError = error.args[0]
-            if not code.retriable() or time.monotonic() > deadline:
-                raise refused(code, "transactions") from error
 
 
 def count_brokers(settings: Settings, timeout: float = START_TIMEOUT) -> int:

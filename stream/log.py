@@ -21,7 +21,7 @@ class Committed(NamedTuple):
 
 
 class CommitRetriable(Exception):
-    """No answer, or one that says "again": the commit may have happened. Call it again, never abort."""
+    """No answer, or one that says "again". Call it again; a commit may have happened, so never abort it."""
 
 
 class CommitAborted(Exception):
@@ -35,7 +35,8 @@ class ProducerFenced(Exception):
 class Log(Protocol):
     """One member of the consumer group, with the producer that belongs to it.
 
-    Calls that can't go on raise `EnvironmentRefused`; `send_offsets` and `commit` raise the three errors above.
+    Calls that can't go on raise `EnvironmentRefused`. `send_offsets` and `commit` raise the three errors above, `claim`
+    the first two, `abort` the first and the third; questions to the broker and `renew_producer` raise the first.
     """
 
     #: Transactional id of this worker: `{pipeline}-{instance}-{slot}`.
@@ -52,6 +53,9 @@ class Log(Protocol):
 
     def poll(self, timeout_seconds: float) -> Sequence[Record]:
         """The next records of started partitions, waiting at most this long for the first; may run the callbacks."""
+
+    def has_assignment(self) -> bool:
+        """Whether the group has given this member its share, be it empty."""
 
     def take_assigned(self) -> Sequence[int]:
         """Partitions assigned since the last call; each waits for `start`."""

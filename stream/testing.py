@@ -469,6 +469,10 @@ class MemoryLog:
             self._next.pop(partition, None)
         self._gained = [partition for partition in self._gained if partition not in partitions]
 
+    def has_assignment(self) -> bool:
+        """See `stream.log.Log.has_assignment`."""
+        return True
+
     def take_assigned(self) -> Sequence[int]:
         """See `stream.log.Log.take_assigned`."""
         gained, self._gained = self._gained, []

@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, Literal
+from functools import partial
+from typing import Final, Literal, TypeVar
 
 import structlog
 
@@ -43,9 +44,15 @@ SHORT_POLL: Final = 100
 CAUGHT_UP_INTERVAL: Final = 0.01
 #: Seconds between two tries of a commit that got no answer, and for how long a stopping worker goes on trying.
 RETRY_PAUSE: Final = 0.2
-STOPPING_PATIENCE: Final = 30.0
-#: With `stop_at_end`: seconds without any partition after which a worker has nothing to do.
+STOPPING_PATIENCE: Final = 15.0
+#: With `stop_at_end`: seconds as a member without any partition after which a worker has nothing to do.
 NOTHING_TO_DO: Final = 5.0
+
+T = TypeVar("T")
+
+
+class StoppedWaiting(Exception):
+    """The worker was told to stop while the broker gave no answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +143,10 @@ class Worker:
             FencedError: Another process keeps taking this worker's transactional id.
         """
         if self._policy.stop_at_end:
-            self._ends = {p: self._log.bounds(p)[1] for p in range(self._log.partition_count)}
+            bounds = [
+                self._until_answered(partial(self._log.bounds, p)) for p in range(self._log.partition_count)
+            ]
+            self._ends = {partition: end for partition, (_, end) in enumerate(bounds)}
         self._log.join(on_revoked=self._on_revoked, on_lost=self._on_lost)
         self._committed_at = self._owned_at = self._clock()
         try:
@@ -151,6 +161,10 @@ class Worker:
                     break
             if self._commit():  # 6
                 self._publish_status(last=True)
+        except StoppedWaiting as error:
+            log.warning(
+                "stopped without the last commit: the next worker does that work again", reason=str(error)
+            )
         finally:
             self._owned.clear()  # leaving revokes: what is not committed by now must not be
             self._waiting.clear()
@@ -165,7 +179,7 @@ class Worker:
             try:
                 self._restore(partition)
             except (CommitRetriable, CommitAborted) as error:
-                log.info("origin not yet committed", partition=partition, reason=str(error))
+                log.info("not yet restored", partition=partition, reason=str(error))
                 self._sleep(RETRY_PAUSE)
                 return
             del self._waiting[partition]
@@ -202,6 +216,9 @@ class Worker:
                     f"{where}: committed up to {next_offset}, but the log ends at {end}: records were lost. "
                     f"Restore the topic, or begin anew. {ANEW}"
                 )
+            if metadata.writer != self._log.writer:
+                # Before any output: should this worker die in a transaction, its successor must know whom to fence.
+                self._log.claim(partition, Committed(next_offset, self._metadata(origin)))
         self._owned[partition] = Owned(
             pipeline=self._new_pipeline(),
             origin=origin,
@@ -331,34 +348,34 @@ class Worker:
         self._committed_at = self._clock()
         return True
 
-    def _until_answered(self, step: Callable[[], None]) -> None:
-        """Call a step again until it has happened or has failed: without an answer it may have happened."""
+    def _until_answered(self, step: Callable[[], T]) -> T:
+        """Call a step again until it has happened or has failed: without an answer it may have happened.
+
+        Raises:
+            StoppedWaiting: The worker is to stop, and was patient.
+        """
         stopping_since: float | None = None
         while True:
             try:
-                step()
-                return
+                return step()
             except CommitRetriable as error:
                 now = self._clock()
                 if self._should_stop():
                     stopping_since = now if stopping_since is None else stopping_since
                     if now - stopping_since > STOPPING_PATIENCE:
-                        raise EnvironmentRefused(
-                            f"the broker did not answer a commit for {STOPPING_PATIENCE:.0f} s while stopping "
-                            f"({error}). What was not committed will be done again by the next worker."
-                        ) from error
-                log.warning("commit not answered, trying again", reason=str(error))
+                        raise StoppedWaiting(str(error)) from error
+                log.warning("no answer, trying again", reason=str(error))
                 self._sleep(RETRY_PAUSE)
 
     def _abort_and_look(self) -> None:
         """Abort, then keep only the partitions whose committed offset is still the one we know."""
         try:
-            self._log.abort()
+            self._until_answered(self._log.abort)
         except ProducerFenced as error:
             self._on_fenced(error)
             return
         for partition, owned in list(self._owned.items()):
-            found = self._log.committed(partition)
+            found = self._until_answered(partial(self._log.committed, partition))
             if found is None or found.next_offset != owned.committed:
                 log.info("partition is another's by now", partition=partition)
                 del self._owned[partition]
@@ -387,7 +404,7 @@ class Worker:
         self._waiting.update(dict.fromkeys(self._owned))
         self._owned.clear()
         self._uncommitted_records = 0
-        self._log.renew_producer()
+        self._until_answered(self._log.renew_producer)
 
     # 6: revocation ----------------------------------------------------------------------------------------------
 
@@ -412,7 +429,7 @@ class Worker:
             log.warning("partitions lost", partitions=lost)
             # Their outputs are in the open transaction too: it must not be committed.
             try:
-                self._log.abort()
+                self._until_answered(self._log.abort)
             except ProducerFenced as error:
                 self._on_fenced(error)
             else:
@@ -425,6 +442,8 @@ class Worker:
         if self._uncommitted_records or self._waiting:
             return False
         if not self._owned:
+            if not self._log.has_assignment():  # the group may wait for a dead worker's session to end
+                self._owned_at = self._clock()
             return self._clock() - self._owned_at >= NOTHING_TO_DO
         return all(
             max(owned.next_offset, self._log.position(partition)) >= self._ends[partition]

@@ -364,6 +364,32 @@ def test_a_dead_writers_open_transaction_is_ended_by_its_successor(cluster: Memo
     assert found(cluster, 0) == expected(cluster, 0)
 
 
+def test_a_takeover_is_committed_under_the_new_name_before_any_output(cluster: MemoryCluster) -> None:
+    """Else the successor of a worker that died before its first commit would fence the one before, which lives."""
+    feed(cluster, 0, 10)
+    run_to_end(cluster, MemoryLog(cluster, "w-0"))
+    feed(cluster, 0, 10, first=10)
+    second = stepped(cluster, "w-1")
+    cluster.assign({second.log: [0]})
+    second.log.fail("send", Fault.CRASH_BEFORE)
+
+    second.step(10)
+
+    assert second.has_ended
+    committed = cluster.commits[0]
+    assert committed.next_offset == 10
+    assert CommitMetadata.decode(committed.metadata, group="p", where="events[0]").writer == "w-1"
+
+
+def test_a_restart_under_the_same_name_needs_no_such_commit(cluster: MemoryCluster) -> None:
+    feed(cluster, 0, 10)
+    run_to_end(cluster, MemoryLog(cluster, "w-0"))
+
+    again = run_to_end(cluster, MemoryLog(cluster, "w-0"))
+
+    assert "claim" not in again.calls
+
+
 # 2, 3: process and commit ---------------------------------------------------------------------------------------
 
 
@@ -493,8 +519,7 @@ def test_a_worker_told_to_stop_gives_up_on_a_broker_that_never_answers(
     cluster.assign({log: [0]})
     began = clock()
 
-    with pytest.raises(EnvironmentRefused, match=r"did not answer a commit for 30 s while stopping"):
-        new_worker(log, should_stop=lambda: clock() > began + 5).run()
+    new_worker(log, should_stop=lambda: clock() > began + 5).run()
 
     assert STOPPING_PATIENCE <= clock() - began <= STOPPING_PATIENCE + 10
     assert found(cluster, 0) == []
