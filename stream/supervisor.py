@@ -30,22 +30,29 @@ def run_workers(command: Sequence[str], workers: int) -> int:
         0 if all ended with 0. If one fails the others are ended, and its exit code is returned
         (128 + the signal's number if a signal ended it).
     """
-    children = [subprocess.Popen(command) for _ in range(workers)]
+    children: list[subprocess.Popen[bytes]] = []
+    #: Signals that were passed on; a child that had not yet taken charge of them dies of one.
+    passed_on: set[int] = set()
 
     def pass_on(number: int, frame: FrameType | None) -> None:
+        passed_on.add(number)
         for child in children:
             if child.poll() is None:
                 child.send_signal(number)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, pass_on)
+    while len(children) < workers and not passed_on:
+        children.append(subprocess.Popen(command))
+    for early in tuple(passed_on):  # which came while the last child was made
+        pass_on(early, None)
     failed: int | None = None
     deadline = float("inf")
     while any(child.poll() is None for child in children):
         time.sleep(LOOK)
         if failed is None:
             for child in children:
-                if child.returncode:
+                if child.returncode and -child.returncode not in passed_on:
                     failed = child.returncode
                     deadline = time.monotonic() + PATIENCE
                     log.error("a worker failed, ending the others", pid=child.pid, exit_code=failed)
@@ -54,7 +61,7 @@ def run_workers(command: Sequence[str], workers: int) -> int:
         elif time.monotonic() > deadline:
             for child in children:
                 child.kill()
-    codes = [child.returncode for child in children]
+    codes = [child.returncode for child in children if -child.returncode not in passed_on]
     code = failed if failed is not None else next((code for code in codes if code), 0)
     return 128 - code if code < 0 else code
 

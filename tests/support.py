@@ -104,11 +104,18 @@ def toml(sections: Mapping[str, Any]) -> str:
 class WorkerProcess:
     """One process of `headrace run`, with its standard error in a file."""
 
-    def __init__(self, settings_file: Path, *options: str, hash_seed: str = "0", **environ: str) -> None:
+    def __init__(
+        self,
+        settings_file: Path,
+        *options: str,
+        hash_seed: str = "0",
+        program: str = "stream.cli",
+        **environ: str,
+    ) -> None:
         self.stderr_file = settings_file.with_name(f"{settings_file.stem}-{time.monotonic_ns()}.stderr")
         with self.stderr_file.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "stream.cli", "run", str(settings_file), *options],
+                [sys.executable, "-m", program, "run", str(settings_file), *options],
                 stderr=stderr,
                 stdout=subprocess.DEVNULL,
                 cwd=ROOT,
@@ -198,6 +205,8 @@ class KafkaCase:
             "worker": {},
         }
         self.workers: list[WorkerProcess] = []
+        self._reader: Any = None
+        self._seen = 0
         self.settings: Settings
         self.change(**sections)
         if partitions:
@@ -218,6 +227,8 @@ class KafkaCase:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._reader is not None:
+            self._reader.close()
         for worker in self.workers:
             if worker.is_running():
                 worker.signal(signal.SIGCONT)
@@ -260,16 +271,21 @@ class KafkaCase:
 
     def send(self, records: Iterable[Incoming], **producer: Any) -> None:
         """Write records into `<events>` and wait until the broker has them all."""
-        client = KafkaProducer(**self._client, **producer)
+        client = self.producer(**producer)
         try:
-            sent = [self._send(client, record) for record in records]
+            sent = [self.hand_over(client, record) for record in records]
             client.flush()
             for future in sent:
                 future.get(timeout=60)
         finally:
             client.close()
 
-    def _send(self, client: Any, record: Incoming) -> Any:
+    def producer(self, **arguments: Any) -> Any:
+        """kafka-python's producer."""
+        return KafkaProducer(**self._client, **arguments)
+
+    def hand_over(self, client: Any, record: Incoming) -> Any:
+        """Give one record to a producer; returns the future of its delivery."""
         return client.send(
             self.topic("events"),
             value=record.value,
@@ -337,7 +353,7 @@ class KafkaCase:
     # Workers ----------------------------------------------------------------------------------------------------
 
     def start(self, *options: str, **arguments: str) -> WorkerProcess:
-        """Another worker process."""
+        """Another worker process; further arguments are `hash_seed`, `program` and environment variables."""
         worker = WorkerProcess(self.settings_file, *options, **arguments)
         self.workers.append(worker)
         return worker
@@ -348,15 +364,37 @@ class KafkaCase:
         worker.ends_well()
         return worker
 
+    def predicted(self) -> int:
+        """How many predictions a `read_committed` reader has seen so far; quick to ask again and again."""
+        if self._reader is None:
+            self._reader = KafkaConsumer(
+                **self._client,
+                isolation_level="read_committed",
+                auto_offset_reset="earliest",
+                enable_auto_commit=False,
+                fetch_max_wait_ms=50,
+            )
+            topic = self.topic("predictions")
+            self._reader.assign([TopicPartition(topic, p) for p in range(self.partitions)])
+        while records := self._reader.poll(timeout_ms=100):
+            self._seen += sum(map(len, records.values()))
+        return self._seen
+
     def wait_for_predictions(self, count: int, *workers: WorkerProcess) -> None:
         """Until a `read_committed` reader sees so many; fails at once if one of these workers has ended."""
 
         def there() -> bool:
             for worker in workers:
                 assert worker.is_running(), f"a worker ended early:\n{worker.stderr}"
-            return sum(self.ends("predictions").values()) >= count and self.count("predictions") >= count
+            return self.predicted() >= count
 
-        wait_until(there, f"{count} predictions are committed", pause=0.2)
+        wait_until(there, f"{count} predictions are committed, not {self._seen}")
+
+    def wait_for_more(self, count: int, *workers: WorkerProcess) -> int:
+        """Until so many more predictions are committed than now; returns how many there are now."""
+        seen = self.predicted()
+        self.wait_for_predictions(seen + count, *workers)
+        return seen
 
     # The right answer -------------------------------------------------------------------------------------------
 
@@ -413,18 +451,17 @@ def assert_no_fault(code: int, worker: WorkerProcess) -> None:
 
 
 class Feeder:
-    """Keeps a stream of labelled events going into `<events>`, round-robin over its partitions.
+    """Keeps a stream of labelled events going into `<events>`, round-robin over its partitions, until the block ends.
 
     Args:
         case: The pipeline.
-        total: How many events in all.
         rate: Events a second.
     """
 
-    def __init__(self, case: KafkaCase, total: int, rate: float) -> None:
+    def __init__(self, case: KafkaCase, rate: float = 400.0) -> None:
         self._case = case
-        self.total = total
         self._rate = rate
+        #: Events handed to the producer so far.
         self.sent = 0
         self._error: BaseException | None = None
         self._stop = threading.Event()
@@ -437,29 +474,23 @@ class Feeder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
-            self._stop.set()
+        self._stop.set()
         self._thread.join()
         if error is None and self._error is not None:
             raise self._error
 
-    @property
-    def is_done(self) -> bool:
-        return not self._thread.is_alive()
-
     def _run(self) -> None:
         try:
-            client = KafkaProducer(
-                **self._case._client, retries=1_000, request_timeout_ms=20_000, delivery_timeout_ms=120_000
-            )
+            client = self._case.producer(request_timeout_ms=20_000, delivery_timeout_ms=120_000)
             begun = time.monotonic()
             futures = []
-            while self.sent < self.total and not self._stop.is_set():
-                due = min(self.total, int((time.monotonic() - begun) * self._rate) + 1)
+            while not self._stop.is_set():
+                due = int((time.monotonic() - begun) * self._rate) + 1
                 for number in range(self.sent, due):
-                    futures.append(self._case._send(client, labelled(number, number % self._case.partitions)))
+                    record = labelled(number, number % self._case.partitions)
+                    futures.append(self._case.hand_over(client, record))
                 self.sent = due
-                time.sleep(0.01)
+                time.sleep(0.02)
             client.flush()
             for future in futures:
                 future.get(timeout=120)
