@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.meter import Reading, report
-from stream.build import WriterSlot, new_pipeline, worker_policy
+from stream.build import WriterSlot, new_pipeline, spare_the_collector, worker_policy
 from stream.kafka_log import KafkaLog
 from stream.pipeline import Pipeline
 from stream.records import Output, Record
@@ -67,7 +67,9 @@ def main(settings: Settings, *, relay: bool) -> None:
 
     try:
         log = MeasuredLog(settings, slot.writer)
-        Worker(log, worker_policy(settings, stop_at_end=True), pipeline, should_stop=lambda: False).run()
+        worker = Worker(log, worker_policy(settings, stop_at_end=True), pipeline, should_stop=lambda: False)
+        spare_the_collector()
+        worker.run()
     finally:
         slot.release()
     if log.began is None or log.ended is None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import socket
 import tempfile
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from river import base
 
@@ -21,6 +22,9 @@ from stream.pending import PendingPredictions
 from stream.pipeline import Pipeline, State
 from stream.settings import AllBut, Settings
 from stream.worker import WorkerPolicy
+
+#: Allocations before the cyclic garbage collector looks; Python's own 700 is for programs that make cycles.
+GC_THRESHOLDS: Final = (50_000, 20, 100)
 
 
 def new_estimator(settings: Settings) -> base.Estimator:
@@ -122,6 +126,17 @@ class WriterSlot:
         self._lock.close()
 
 
+def spare_the_collector() -> None:
+    """Let the cyclic garbage collector look seldom, and never at what was there before the first record.
+
+    Outputs are kept until they are committed. By default the collector looks at all of them, and at all that was
+    imported, again and again for nothing: no cycle is among them. That was a tenth of the CPU of an event.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+
+
 def run_worker(settings: Settings, *, stop_at_end: bool, should_stop: Callable[[], bool]) -> None:
     """Run one worker of a pipeline until it is told to stop, or with `stop_at_end` to the ends seen at the start.
 
@@ -140,6 +155,7 @@ def run_worker(settings: Settings, *, stop_at_end: bool, should_stop: Callable[[
             lambda: new_pipeline(settings),
             should_stop=should_stop,
         )
+        spare_the_collector()
         worker.run()
     finally:
         slot.release()

@@ -13,10 +13,10 @@ from typing import Any, Final
 
 from learners.learner import Learner
 from monitors import Alarm, Alert, DriftMonitor, Prequential
-from stream.codec import EventDecoder, dead_letter, encode_json, finite, new_tuple, scores_of
+from stream.codec import EventDecoder, dead_letter, encode_json, finite, scores_of
 from stream.errors import RecordError
 from stream.pending import PendingPredictions, Question
-from stream.records import Event, Label, Output, Record, Scores
+from stream.records import Event, Label, Output, Record, Scores, new_tuple
 
 #: Errors that are no function of the log: they stop the worker instead of making a dead letter.
 NOT_THE_RECORDS_FAULT: Final = (MemoryError, OSError, RecursionError)

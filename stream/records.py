@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 #: A label once decoded: bool for binary, text for multi-class, finite float for regression.
 Label = bool | str | float
@@ -15,6 +15,9 @@ Features = dict[str, float | int | bool | str]
 OutputKind = Literal["predictions", "outcomes", "alerts", "dead_letters"]
 #: Kafka's headers: names may repeat, order matters, a value may be missing.
 Headers = Sequence[tuple[str, bytes | None]]
+
+#: Makes a named tuple in half the time that its constructor takes; the event path makes three an event.
+new_tuple: Final = tuple.__new__
 
 
 class Record(NamedTuple):

@@ -280,8 +280,7 @@ class Worker:
         record: Record | None = None
         try:
             for record in records:
-                partition = record.partition
-                offset = record.offset
+                partition, offset, timestamp, _, _, _ = record
                 owned = owned_partitions.get(partition)
                 if owned is None or offset < owned.next_offset:
                     continue  # from before a rebalance, or before a seek
@@ -290,8 +289,8 @@ class Worker:
                 if offset >= owned.committed:
                     live += 1
                     if outputs:
-                        owned.uncommitted.append((record.timestamp, outputs))
-                        send(partition, record.timestamp, outputs)
+                        owned.uncommitted.append((timestamp, outputs))
+                        send(partition, timestamp, outputs)
         except ProducerFenced as error:
             self._on_fenced(error)
         except EnvironmentRefused:
