@@ -116,6 +116,8 @@ class MemoryCluster:
         self.commits: dict[int, Committed] = {}
         #: Status records, oldest first.
         self.statuses: list[tuple[int, bytes]] = []
+        #: Whether the group has dealt out its partitions, to whomever.
+        self.is_balanced = False
         #: All members that ever were.
         self.members: list[MemoryLog] = []
         self._events: list[list[Record | None]] = [[] for _ in range(partitions)]
@@ -215,6 +217,7 @@ class MemoryCluster:
                 member: range(self.partition_count)[i :: len(living)] for i, member in enumerate(living)
             }
         self._target = {partition: member for member, own in target.items() for partition in own}
+        self.is_balanced = True
         if stale:
             for member in self.members:
                 member.is_stale = True
@@ -334,8 +337,8 @@ class MemoryLog:
         self.cluster = cluster
         #: Names of the port's steps, as they were called.
         self.calls: list[str] = []
-        #: Called at the beginning of each poll.
-        self.before_poll: Callable[[], None] = lambda: None
+        #: Called before each step with its name.
+        self.before_step: Callable[[Step], None] = lambda _: None
         self.is_member = False
         self.is_stale = False
         self.is_lost = False
@@ -344,6 +347,7 @@ class MemoryLog:
         self._faults: dict[str, list[tuple[int, Fault]]] = {}
         self._on_revoked: Callable[[Sequence[int]], None] = lambda _: None
         self._on_lost: Callable[[Sequence[int]], None] = lambda _: None
+        self._has_assignment = False
         self._assigned: list[int] = []
         self._gained: list[int] = []
         self._next: dict[int, int] = {}
@@ -368,6 +372,7 @@ class MemoryLog:
         self.cluster.drop(self)
 
     def _do(self, step: Step, action: Callable[[], T]) -> T:
+        self.before_step(step)
         if self.is_dead:
             raise Crashed(self.writer)
         self.calls.append(step)
@@ -418,7 +423,6 @@ class MemoryLog:
 
     def poll(self, timeout_seconds: float) -> Sequence[Record]:
         """See `stream.log.Log.poll`: the first record is in hand already when the callbacks run."""
-        self.before_poll()
         return self._do("poll", lambda: self._poll(timeout_seconds))
 
     def _poll(self, timeout_seconds: float) -> Sequence[Record]:
@@ -457,6 +461,7 @@ class MemoryLog:
             self._let_go(moving, self._on_revoked)
             self.cluster.free(moving, self)
         gained = self.cluster.take_gained(self)
+        self._has_assignment = self.cluster.is_balanced
         self._assigned += gained
         self._gained += gained
 
@@ -471,7 +476,7 @@ class MemoryLog:
 
     def has_assignment(self) -> bool:
         """See `stream.log.Log.has_assignment`."""
-        return True
+        return self._has_assignment
 
     def take_assigned(self) -> Sequence[int]:
         """See `stream.log.Log.take_assigned`."""
@@ -629,16 +634,23 @@ class MemoryLog:
 
 
 class SteppedWorker:
-    """A worker that runs one poll at a time, so that a test can put several of them in any order.
+    """A worker that runs from one pause to the next, so that a test can put several of them in any order.
 
     The worker has a thread of its own, and of that and the test's thread exactly one runs at any moment.
 
     Args:
-        log: Its member; its `before_poll` is taken.
+        log: Its member; its `before_step` is taken.
         new_worker: Makes the worker, given what it asks whether to stop.
+        pauses: The steps before which it pauses.
     """
 
-    def __init__(self, log: MemoryLog, new_worker: Callable[[Callable[[], bool]], Worker]) -> None:
+    def __init__(
+        self,
+        log: MemoryLog,
+        new_worker: Callable[[Callable[[], bool]], Worker],
+        *,
+        pauses: Sequence[Step] = ("poll",),
+    ) -> None:
         self.log = log
         #: What ended it; None if it runs, or ended cleanly.
         self.error: BaseException | None = None
@@ -647,7 +659,7 @@ class SteppedWorker:
         self._worker = new_worker(lambda: self._stopping)
         self._may_run = threading.Semaphore(0)
         self._has_paused = threading.Semaphore(0)
-        log.before_poll = self._pause
+        log.before_step = lambda step: self._pause() if step in pauses else None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -665,9 +677,9 @@ class SteppedWorker:
         self._has_paused.release()
         self._may_run.acquire()
 
-    def step(self, polls: int = 1) -> None:
-        """Go on up to the next poll, so many times; the first step only joins the group."""
-        for _ in range(polls):
+    def step(self, times: int = 1) -> None:
+        """Go on up to the next pause, so many times; the first step only joins the group."""
+        for _ in range(times):
             if not self.has_ended:
                 self._may_run.release()
                 self._has_paused.acquire()

@@ -381,7 +381,9 @@ def test_a_takeover_is_committed_under_the_new_name_before_any_output(cluster: M
     assert CommitMetadata.decode(committed.metadata, group="p", where="events[0]").writer == "w-1"
 
 
-def test_a_restart_under_the_same_name_needs_no_such_commit(cluster: MemoryCluster) -> None:
+def test_a_restart_under_the_same_name_commits_nothing_before_its_first_output(
+    cluster: MemoryCluster,
+) -> None:
     feed(cluster, 0, 10)
     run_to_end(cluster, MemoryLog(cluster, "w-0"))
 
@@ -431,22 +433,32 @@ def test_an_aborted_transaction_is_sent_again_without_asking_the_model_again(
 
 
 def test_an_aborted_transaction_is_not_sent_again_when_another_has_gone_on(cluster: MemoryCluster) -> None:
+    """The session ends between a poll and the commit, so the commit is the first to know."""
     feed(cluster, 0, 10)
-    first = stepped(cluster, "w-0", batch=10)
-    cluster.assign({first.log: [0]})
-    first.step(2)
-    cluster.lose(first.log)
-    second = stepped(cluster, "w-1", batch=10)
-    second.step()
-    cluster.assign({second.log: [0]})
-    cluster.lose(first.log)
-    second.step(5)
-
+    pipelines = Counting()
+    log = MemoryLog(cluster, "w-0")
+    first = SteppedWorker(
+        log,
+        lambda should_stop: new_worker(log, should_stop=should_stop, pipelines=pipelines),
+        pauses=("poll", "send"),
+    )
+    cluster.assign({log: [0]})
     first.step(3)
-    second.stop()
-    first.stop()
+    assert log.calls[-1] == "poll", "about to send, in no transaction that its successor could end"
+    cluster.lose(log)
+    second = MemoryLog(cluster, "w-1")
+    run_to_end(cluster, second)
+    assert cluster.commits[0].next_offset == 10
+
+    while "abort" not in log.calls:
+        first.step()
+    first.step()
+    first.crash()
 
     assert found(cluster, 0) == expected(cluster, 0)
+    at = log.calls.index("abort")
+    assert log.calls[at + 1] == "committed"
+    assert "send" not in log.calls[at:]
 
 
 def test_a_fenced_producer_is_replaced_and_the_state_restored_by_a_silent_replay(
@@ -502,7 +514,7 @@ def test_four_fencings_in_more_than_a_minute_do_not_end_the_worker(
     log = MemoryLog(cluster)
     for _ in range(8):
         log.fail("commit", Fault.FATAL)
-    log.before_poll = lambda: clock.sleep(25.0)
+    log.before_step = lambda step: clock.sleep(25.0) if step == "poll" else None
 
     run_to_end(cluster, log)
 
@@ -801,8 +813,13 @@ def test_sigterm_commits_what_was_done(cluster: MemoryCluster) -> None:
 def test_stop_at_end_stops_at_the_end_seen_at_the_start(cluster: MemoryCluster) -> None:
     feed(cluster, 0, 20)
     log = MemoryLog(cluster)
-    polls = iter(range(1_000))
-    log.before_poll = lambda: feed(cluster, 0, 1, first=20 + next(polls)) if next(polls) < 100 else None
+    polls = iter(range(100))
+
+    def feed_on(step: Step) -> None:
+        if step == "poll" and (i := next(polls, None)) is not None:
+            feed(cluster, 0, 1, first=20 + i)
+
+    log.before_step = feed_on
     cluster.assign({log: [0]})
 
     new_worker(log, stop_at_end=True).run()
@@ -824,11 +841,26 @@ def test_stop_at_end_ends_behind_trailing_control_records_and_on_an_empty_log(pa
 
 def test_stop_at_end_ends_a_worker_that_owns_nothing(cluster: MemoryCluster, clock: ManualClock) -> None:
     feed(cluster, 0, 5)
+    cluster.assign({})
     began = clock()
 
     new_worker(MemoryLog(cluster), stop_at_end=True).run()
 
     assert NOTHING_TO_DO <= clock() - began < NOTHING_TO_DO + 2
+
+
+def test_stop_at_end_waits_for_its_share_as_long_as_the_group_needs(
+    cluster: MemoryCluster, clock: ManualClock
+) -> None:
+    """A dead member's session may have to end first, which takes longer than a worker waits that has nothing to do."""
+    feed(cluster, 0, 5)
+    log = MemoryLog(cluster)
+    began = clock()
+    log.before_step = lambda _: cluster.assign({log: [0]}) if clock() > began + 3 * NOTHING_TO_DO else None
+
+    new_worker(log, stop_at_end=True).run()
+
+    assert found(cluster, 0) == expected(cluster, 0)
 
 
 def test_stop_at_end_waits_for_an_assigned_partition_that_is_not_restored_yet(pair: MemoryCluster) -> None:
