@@ -34,7 +34,6 @@ bench-clients: $(SETUP)
 	$(BIN)/python -m benchmarks.clients
 
 docs: $(SETUP)
-	$(BIN)/python -m stream.settings > docs/reference/settings.md
 	$(BIN)/python -m stream.reference docs/reference
 
 clean:

@@ -41,9 +41,9 @@ from stream.backtesting import progressive_scores
 from stream.broker import Broker
 from stream.build import new_estimator
 from stream.cli import HASH_SEED
-from stream.clients import kafka_python_config
 from stream.errors import HeadraceError
 from stream.settings import Settings, load_settings
+from stream.settings.connection import kafka_python_config
 
 FOLDER = Path(__file__).parent / "demo"
 #: River's data sets have no annotations.

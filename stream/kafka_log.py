@@ -25,11 +25,11 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from stream.checkpoint import CommitMetadata
-from stream.clients import librdkafka_config
 from stream.errors import EnvironmentRefused, HeadraceError
 from stream.log import CommitAborted, CommitRetriable, Committed, ProducerFenced
 from stream.records import Headers, Output, Record, new_tuple, position
 from stream.settings import Settings
+from stream.settings.connection import librdkafka_config
 
 log = structlog.get_logger()
 

@@ -1,7 +1,6 @@
-"""Pages of `docs/reference` that are written from the code: learners, metrics, detectors and the command line.
+"""Pages of `docs/reference` that are written from the code: settings, learners, metrics, detectors, command line.
 
-`python -m stream.reference docs/reference` writes them; a test sees that they are current. The page of the settings is
-written by `python -m stream.settings`.
+`python -m stream.reference docs/reference` writes them; a test sees that they are current.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import typer
+from pydantic.fields import FieldInfo
 from typer.testing import CliRunner
 
 from learners.learner import TASKS
@@ -21,10 +21,52 @@ from learners.registry import LEARNERS, LearnerSpec
 from monitors import DETECTORS, METRICS
 from stream.cli import app
 from stream.errors import ConfigError, EnvironmentRefused, FencedError, HeadraceError
+from stream.settings import Settings
+from stream.settings.tree import section_of
+from stream.settings.words import expected, header, shown
 
 #: Width of a help text, characters.
 HELP_WIDTH: Final = 100
 WRITTEN_BY: Final = "Written by `python -m stream.reference docs/reference`; change it in"
+
+
+def settings_page() -> str:
+    """Every setting, in Markdown."""
+    lines = [
+        "# Settings",
+        "",
+        f"One TOML file for each pipeline. {WRITTEN_BY} `stream/settings/`.",
+        "",
+        "A setting also comes from the environment, which wins over the file: `HEADRACE_TASK`, "
+        "`HEADRACE_KAFKA__BOOTSTRAP_SERVERS`, in general `HEADRACE_SECTION__KEY`. Lists and tables are "
+        "written as JSON (`HEADRACE_METRICS__USE='[\"accuracy\"]'`, `HEADRACE_DRIFT` for all detectors); an "
+        "empty variable counts as not set; a variable that names no setting is a mistake.",
+    ]
+    plain = {name: field for name, field in Settings.model_fields.items() if section_of(field) is None}
+    lines += ["", "## At the top of the file", "", *_settings_table(plain)]
+    for name, field in Settings.model_fields.items():
+        section = section_of(field)
+        if section is not None:
+            lines += ["", f"## `{header(name)}`", "", section.__doc__ or "", ""]
+            lines += _settings_table(section.model_fields)
+    return "\n".join(lines) + "\n"
+
+
+def _settings_table(fields: Mapping[str, FieldInfo]) -> list[str]:
+    return _table(
+        ["setting", "default", "expected", "meaning"],
+        (
+            [f"`{name}`", _default(field), expected(field), str(field.description)]
+            for name, field in fields.items()
+        ),
+    )
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    default = field.get_default(call_default_factory=True, validated_data={})
+    return "" if default in (None, {}, "", ()) else f"`{shown(default)}`"
 
 
 def learners_page() -> str:
@@ -256,6 +298,7 @@ def _shown(value: object) -> str:
 
 
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
+    "settings.md": settings_page,
     "learners.md": learners_page,
     "metrics.md": metrics_page,
     "detectors.md": detectors_page,

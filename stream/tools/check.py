@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from stream.checkpoint import ANEW, CommitMetadata
-from stream.clients import aiokafka_config, connection_warnings
 from stream.errors import ConfigError, EnvironmentRefused
 from stream.settings import AllBut, Settings, load_settings
+from stream.settings.connection import aiokafka_config, connection_warnings
 from stream.tools.cluster import Bounds, Cluster, Commit, TopicFacts
 from stream.tools.topics import Item, meaning, topic_items, topic_names
 

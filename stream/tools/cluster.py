@@ -20,9 +20,9 @@ from kafka import (  # type: ignore[import-untyped]  # kafka-python ships no typ
 from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec  # type: ignore[import-untyped]
 from kafka.partitioner.default import murmur2 as _murmur2  # type: ignore[import-untyped]
 
-from stream.clients import kafka_python_config
 from stream.errors import EnvironmentRefused, HeadraceError
 from stream.settings import Settings
+from stream.settings.connection import kafka_python_config
 
 #: Seconds for an answer; a broker that is there answers in milliseconds.
 TIMEOUT: Final = 10.0

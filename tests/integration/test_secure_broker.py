@@ -11,8 +11,8 @@ from aiokafka.errors import KafkaError  # type: ignore[import-untyped]
 from confluent_kafka.admin import AdminClient
 from kafka import KafkaAdminClient  # type: ignore[import-untyped]  # kafka-python ships no types
 
-from stream.clients import aiokafka_config, kafka_python_config, librdkafka_config
 from stream.settings import KafkaSettings
+from stream.settings.connection import aiokafka_config, kafka_python_config, librdkafka_config
 from tests.integration.conftest import SecureBroker
 
 pytestmark = pytest.mark.integration

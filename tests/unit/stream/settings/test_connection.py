@@ -9,16 +9,16 @@ import trustme
 from kafka import KafkaConsumer, KafkaProducer  # type: ignore[import-untyped]  # kafka-python ships no types
 from pydantic import SecretStr
 
-from stream.clients import (
+from stream.settings.connection import (
     CLIENT_KEYS,
     OWNED_KEYS,
+    KafkaSettings,
     aiokafka_config,
     connection_warnings,
     kafka_python_config,
     librdkafka_config,
     refusal,
 )
-from stream.settings import KafkaSettings
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def test_a_password_without_encryption_is_warned_about() -> None:
 
 
 def test_importing_the_table_imports_no_client() -> None:
-    code = "import sys, stream.clients; print({'kafka', 'aiokafka', 'confluent_kafka'} & set(sys.modules))"
+    code = "import sys, stream.settings.connection; print({'kafka', 'aiokafka', 'confluent_kafka'} & set(sys.modules))"
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
 

@@ -1,0 +1,218 @@
+"""Reading settings: the file, the environment over it, and every mistake at once.
+
+No other module reads settings from `os.environ`: what a module needs to know is handed to it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from stream.errors import ConfigError, Mistake
+from stream.settings.mistakes import mistakes_of, problems_of
+from stream.settings.tree import (
+    LearnerSettings,
+    MetricSettings,
+    Settings,
+    conflicts,
+    section_of,
+    with_defaults,
+)
+from stream.settings.values import Problem, Section, Task, kinds
+from stream.settings.words import Location
+
+ENVIRONMENT_PREFIX = "HEADRACE_"
+#: Variables with the prefix that are no settings: those of the tests and of `headrace broker`.
+NOT_SETTINGS = ("HEADRACE_TEST_", "HEADRACE_BROKER_", "HEADRACE_CACHE")
+
+
+def load_settings(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
+    """Read a pipeline's settings from its file, and from the environment over it.
+
+    `HEADRACE_KAFKA__BOOTSTRAP_SERVERS` overrides `bootstrap_servers` of `[kafka]`, and so on; lists and
+    tables are written as JSON; a variable that is empty counts as not set.
+
+    Args:
+        path: The TOML file.
+        environ: The environment; by default that of this process.
+
+    Raises:
+        ConfigError: With every mistake at once: what is not as it must be, what does not go together, and a
+            learner, metric or detector that does not fit the task.
+    """
+    path = Path(path)
+    text = _read(path)
+    try:
+        raw = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: also integers of thousands of digits
+        raise ConfigError([_syntax_mistake(path, error)]) from None
+
+    origins, mistakes = _override(raw, os.environ if environ is None else environ)
+    problems, parts, settings = _validated(raw, path.absolute().parent)
+    problems += _package_problems(parts, path.absolute().parent)
+
+    if problems:
+        mistakes += mistakes_of(problems, path, text, origins)
+    if mistakes or settings is None:
+        raise ConfigError(mistakes)
+    settings._path = path
+    return settings
+
+
+def _read(path: Path) -> str:
+    def wrong(text: str) -> ConfigError:
+        return ConfigError([Mistake(place=str(path), setting="", text=text)])
+
+    try:
+        # A byte order mark, as Windows editors write it, is no mistake.
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise wrong("there is no such file; `headrace init` writes one to begin with.") from None
+    except IsADirectoryError:
+        raise wrong("this is a folder; expected a settings file (TOML).") from None
+    except UnicodeDecodeError as error:
+        raise wrong(f"the file is not UTF-8 (byte {error.start + 1}); save it as UTF-8.") from None
+    except OSError as error:
+        raise wrong(f"the file can't be read: {error.strerror}.") from None
+
+
+def _syntax_mistake(path: Path, error: Exception) -> Mistake:
+    if isinstance(error, RecursionError):
+        return Mistake(place=str(path), setting="", text="the file is nested too deeply.")
+    match = re.fullmatch(r"(?s)(.*) \(at line (\d+), column (\d+)\)", str(error))
+    if match is None:  # "at end of document"
+        return Mistake(place=str(path), setting="", text=f"this is not TOML: {error}.")
+    text, line, column = match.groups()
+    return Mistake(place=f"{path}:{line}", setting="", text=f"this is not TOML at column {column}: {text}.")
+
+
+def _override(raw: dict[str, Any], environ: Mapping[str, str]) -> tuple[dict[Location, str], list[Mistake]]:
+    """Put what the environment says over the file's; return what came from where, and the mistakes."""
+    variables = environment_variables()
+    origins: dict[Location, str] = {}
+    mistakes = []
+    for variable, text in sorted(environ.items()):
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable.startswith(NOT_SETTINGS):
+            continue
+        found = variables.get(variable)
+        if found is None:
+            near = get_close_matches(variable.upper(), variables, n=1)
+            hint = f"did you mean {near[0]}?" if near else "expected HEADRACE_SECTION__KEY."
+            mistakes.append(
+                Mistake(place=variable, setting="", text=f"this variable names no setting; {hint}")
+            )
+            continue
+        if not text:
+            continue
+        location, field = found
+        table = raw
+        for key in location[:-1]:
+            table = table.setdefault(str(key), {})
+            if not isinstance(table, dict):
+                break  # the file's own mistake, reported as such
+        else:
+            table[str(location[-1])] = _from_text(text, field)
+            origins[location] = variable
+    return origins, mistakes
+
+
+def environment_variables() -> dict[str, tuple[Location, FieldInfo]]:
+    """Return every environment variable that names a setting, where the setting is, and what it may be."""
+    variables: dict[str, tuple[Location, FieldInfo]] = {}
+    for name, field in Settings.model_fields.items():
+        section = section_of(field)
+        if section is None or name == "drift":
+            variables[f"{ENVIRONMENT_PREFIX}{name.upper()}"] = (name,), field
+        else:
+            for key, inner in section.model_fields.items():
+                variables[f"{ENVIRONMENT_PREFIX}{name.upper()}__{key.upper()}"] = (name, key), inner
+    return variables
+
+
+def _from_text(text: str, field: FieldInfo) -> object:
+    """Read a variable's text as what the setting may be; anything but text is written as JSON."""
+    if not kinds(field.annotation) & {int, float, bool, tuple, dict}:
+        return text
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _validated(raw: dict[str, Any], folder: Path) -> tuple[list[Problem], dict[str, Any], Settings | None]:
+    """Return the problems, the top-level settings that are well-formed, and without problems all settings."""
+    raw = with_defaults(raw)
+    context = {"folder": folder}
+    try:
+        settings = Settings.model_validate(raw, context=context)
+    except ValidationError as error:
+        problems = problems_of(error, raw)
+    else:
+        return [], dict(settings) | {"drift": dict(enumerate(settings.drift))}, settings
+
+    wrong = {location[0] for location, _ in problems}
+    parts: dict[str, Any] = {}
+    for name, field in Settings.model_fields.items():
+        section = section_of(field)
+        if section is None:
+            if name not in wrong:
+                parts[name] = raw[name]
+        elif name == "drift":
+            items = raw[name] if isinstance(raw.get(name), list) else []
+            valid = ((i, _section_or_none(section, item, context)) for i, item in enumerate(items))
+            parts[name] = {i: item for i, item in valid if item is not None}
+        else:
+            part = _section_or_none(section, raw.get(name, {}), context)
+            if part is not None:
+                parts[name] = part
+    problems += [problem for problem in conflicts(parts) if problem not in problems]
+    return problems, parts, None
+
+
+def _section_or_none(section: type[Section], raw: object, context: dict[str, Any]) -> Section | None:
+    try:
+        return section.model_validate(raw, context=context)
+    except ValidationError:
+        return None
+
+
+def _package_problems(parts: Mapping[str, Any], folder: Path) -> Iterator[Problem]:
+    """What the packages that learn and watch refuse; `parts` holds the settings that are well-formed."""
+    # Imported here: River takes a second to import, and `headrace --help` should not wait for it.
+    from learners.errors import LearnerError  # noqa: PLC0415
+    from learners.registry import build_learner, learner_names, load_learner  # noqa: PLC0415
+    from monitors.drift import drift_problems  # noqa: PLC0415
+    from monitors.prequential import metric_problems  # noqa: PLC0415
+
+    task: Task | None = parts.get("task")
+    learner: LearnerSettings | None = parts.get("learner")
+    metrics: MetricSettings | None = parts.get("metrics")
+
+    if learner is not None and learner.build is not None:
+        try:
+            load_learner(learner.build, learner.parameters, folder, task=task)
+        except LearnerError as error:
+            yield ("learner", "build"), f": {error}"
+    if task is None:
+        return
+    if learner is not None and learner.use is not None:
+        key = "parameters" if learner.use in learner_names(task) else "use"
+        try:
+            build_learner(learner.use, task, learner.parameters, learner.seed)
+        except LearnerError as error:
+            yield ("learner", key), f": {error}"
+    if metrics is not None:
+        for problem in metric_problems(metrics.use, task):
+            yield ("metrics", "use"), f": {problem}"
+    for i, item in parts["drift"].items():
+        for problem in drift_problems(item.watch, item.detector, item.parameters, task):
+            yield ("drift", i), f": {problem}"
