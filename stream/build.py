@@ -6,9 +6,11 @@ import fcntl
 import gc
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Callable
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Final
 
@@ -85,13 +87,19 @@ def new_pipeline(settings: Settings, estimator: base.Estimator | None = None) ->
     )
 
 
+def state_shape(settings: Settings) -> dict[str, str]:
+    """All that shapes the state beside the log: digests of settings by name, and the versions of River and Python."""
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return {**settings.shape(), "river": version("river"), "python": python}
+
+
 def worker_policy(settings: Settings, *, stop_at_end: bool) -> WorkerPolicy:
     """What the worker needs to know of the settings."""
     return WorkerPolicy(
         pipeline=settings.name,
         topic=settings.topics.events,
         start=settings.topics.start,
-        shape=settings.shape(),
+        shape=state_shape(settings),
         commit_interval_seconds=settings.worker.commit_interval_ms / 1_000,
         status_interval_seconds=settings.worker.status_interval_seconds,
         stop_at_end=stop_at_end,

@@ -15,6 +15,9 @@ FORMAT: Final = 1
 #: Kafka's bound on a commit's metadata (offset.metadata.max.bytes), bytes.
 MAX_METADATA_BYTES: Final = 4_096
 
+#: Keys of the shape that are versions in clear, not digests: another River or Python learns other numbers.
+VERSIONS: Final = ("python", "river")
+
 ANEW: Final = (
     "To begin anew give the pipeline another name in its settings: "
     "state, outputs and offsets are kept by that name."
@@ -41,7 +44,7 @@ class CommitMetadata(BaseModel):
     #: Identity of the events topic and its partition count at the origin.
     topic_id: str
     partitions: int
-    #: Digests of the settings that shape the state, by name.
+    #: What shapes the state beside the log: digests of settings by name, and the versions of River and Python.
     shape: dict[str, str]
     #: Transactional id of the worker that committed.
     writer: str
@@ -99,9 +102,13 @@ class CommitMetadata(BaseModel):
                 f"{where}: the topic had {self.partitions} partitions at the origin and has {partitions} now: "
                 f"keys have moved between learners. {ANEW}"
             )
-        changed = sorted(name for name in {*self.shape, *shape} if self.shape.get(name) != shape.get(name))
+        changed = [
+            f"{name} ({self.shape.get(name)} then, {shape.get(name)} now)" if name in VERSIONS else name
+            for name in sorted({*self.shape, *shape})
+            if self.shape.get(name) != shape.get(name)
+        ]
         if changed:
             raise EnvironmentRefused(
-                f"{where}: these settings have changed since the state began: {', '.join(changed)}. "
-                f"The state would no longer follow from the log. Put them back as they were. {ANEW}"
+                f"{where}: this has changed since the state began: {', '.join(changed)}. "
+                f"The state would no longer follow from the log. Put it back as it was. {ANEW}"
             )

@@ -65,7 +65,7 @@ class WorkerPolicy:
     topic: str
     #: Where the fold begins if nothing was committed yet.
     start: Literal["earliest", "latest"] | datetime
-    #: Digests of the settings that shape the state.
+    #: What shapes the state beside the log, by name.
     shape: Mapping[str, str]
     #: Longest time between two commits under load, seconds.
     commit_interval_seconds: float
@@ -132,6 +132,7 @@ class Worker:
         self._ends: dict[int, int] = {}
         self._fenced_at: list[float] = []
         self._uncommitted_records = 0
+        self._committed_records = 0
         self._committed_at = 0.0
         self._owned_at = 0.0
 
@@ -149,6 +150,13 @@ class Worker:
             self._ends = {partition: end for partition, (_, end) in enumerate(bounds)}
         self._log.join(on_revoked=self._on_revoked, on_lost=self._on_lost)
         self._committed_at = self._owned_at = self._clock()
+        log.info(
+            "joining the group, waiting for partitions",
+            pipeline=self._policy.pipeline,
+            topic=self._policy.topic,
+            partitions=self._log.partition_count,
+            worker=self._log.writer,
+        )
         try:
             while not self._should_stop():
                 records = self._log.poll(BUSY_POLL if self._uncommitted_records else IDLE_POLL)
@@ -161,6 +169,7 @@ class Worker:
                     break
             if self._commit():  # 6
                 self._publish_status(last=True)
+                log.info("ended", committed_records=self._committed_records)
         except StoppedWaiting as error:
             log.warning(
                 "stopped without the last commit: the next worker does that work again", reason=str(error)
@@ -343,6 +352,7 @@ class Worker:
             owned = self._owned[partition]
             owned.committed = owned.next_offset
             owned.uncommitted.clear()
+        self._committed_records += self._uncommitted_records
         self._uncommitted_records = 0
         self._committed_at = self._clock()
         return True

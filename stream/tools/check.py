@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from stream.build import state_shape
 from stream.checkpoint import ANEW, CommitMetadata
 from stream.errors import ConfigError, EnvironmentRefused
 from stream.settings import AllBut, Settings, load_settings
@@ -256,7 +257,7 @@ def offsets_item(
                 pipeline=name,
                 topic_id=events.topic_id,
                 partitions=events.partitions,
-                shape=settings.shape(),
+                shape=state_shape(settings),
                 where=where,
             )
         except EnvironmentRefused as error:

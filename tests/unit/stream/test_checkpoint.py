@@ -86,3 +86,23 @@ def test_other_circumstances_are_refused_with_what_to_do(change: dict[str, Any],
         EnvironmentRefused, match=rf"^clicks\[3\]: .*{sentence}.*To begin anew give the pipeline"
     ):
         METADATA.require_same(**SAME | change)
+
+
+def test_another_river_is_named_with_both_versions() -> None:
+    metadata = CommitMetadata(
+        pipeline="p",
+        origin=0,
+        topic_id="t",
+        partitions=1,
+        shape={"task": "1234abcd", "river": "0.26.1"},
+        writer="p-host-0",
+    )
+
+    with pytest.raises(EnvironmentRefused, match=r"began: river \(0\.26\.1 then, 0\.27\.0 now\)\."):
+        metadata.require_same(
+            pipeline="p",
+            topic_id="t",
+            partitions=1,
+            shape={"task": "1234abcd", "river": "0.27.0"},
+            where="events[0]",
+        )

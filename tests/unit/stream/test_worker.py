@@ -231,7 +231,7 @@ def commit_as_if(cluster: MemoryCluster, **changes: Any) -> None:
         ({"format": 2, "epoch": 7}, r"the commit has format 2; this version reads 1"),
         (
             {"shape": {}},
-            r"settings have changed since the state began: drift, event, events, labels, learner",
+            r"this has changed since the state began: drift, event, events, labels, learner",
         ),
     ],
 )
