@@ -290,9 +290,8 @@ def scores_of(y_proba: Scores) -> dict[str, float]:
         >>> scores_of({True: 0.75, False: 0.25})
         {'false': 0.25, 'true': 0.75}
     """
-    if (
-        False in y_proba and True in y_proba
-    ):  # asking, not trying: some of River's are counters, which have every key
+    # Asking, not trying: some of River's are counters, which have every key.
+    if False in y_proba and True in y_proba:
         return {"false": y_proba[False], "true": y_proba[True]}
     return {BINARY_NAMES.get(label) or str(label): y_proba[label] for label in sorted(y_proba)}
 

@@ -324,6 +324,15 @@ def test_a_record_has_at_most_256_kib() -> None:
     assert reason(of_size(MAX_RECORD_BYTES + 1)) == "the value has 262,145 bytes; expected at most 262,144"
 
 
+def test_a_key_has_at_most_256_kib() -> None:
+    decoder = EventDecoder(task="binary")
+    event = record(body(features={"a": 1}), key=b"k" * MAX_RECORD_BYTES)
+
+    assert decoder.decode(event).x == {"a": 1}
+    with pytest.raises(RecordError, match="the key has 262,145 bytes; expected at most 262,144"):
+        decoder.decode(event._replace(key=b"k" * (MAX_RECORD_BYTES + 1)))
+
+
 def test_size_is_checked_before_anything_is_parsed() -> None:
     assert "bytes" in reason(b"[" * (MAX_RECORD_BYTES + 1))
 
