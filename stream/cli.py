@@ -272,7 +272,7 @@ def send(
         typer.Option(min=0.001, help="Events per second; by default as fast as it goes.", show_default=False),
     ] = None,
     raw: Annotated[
-        bool, typer.Option("--raw", help="Send JSON lines even if they are no JSON objects.")
+        bool, typer.Option("--raw", help="Send each line as it is, even if it is no JSON object.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -286,6 +286,8 @@ def send(
 
     if key is not None and no_key:
         raise typer.BadParameter("--key and --no-key are both given; expected one of them.")
+    if raw and file_format is Format.csv:
+        raise typer.BadParameter("--raw sends lines as they are, not as CSV; expected one of them.")
     settings = load(settings_file)
     options = SendOptions(key=key, no_key=no_key, partitioner=partitioner.value, partition=partition, raw=raw)
     with progress_bar(f"to {settings.topics.events}") as (checked, advanced):

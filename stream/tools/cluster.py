@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import logging
+import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Self
@@ -28,11 +29,12 @@ from stream.settings.connection import kafka_python_config
 TIMEOUT: Final = 10.0
 #: Seconds that a record may take to arrive, retries included.
 PATIENCE: Final = 30.0
+#: Seconds between two times that the same is asked.
+RETRY_PAUSE: Final = 0.2
 #: A frame of this many bytes is read: the largest dead letter and what goes with it.
 MOST_FRAME_BYTES: Final = 110_000_000
-#: Kafka's error codes in a topic's description.
+#: Kafka's error code in a topic's description.
 TOPIC_NOT_THERE: Final = 3
-NOT_ALLOWED: Final = 29
 #: What reads each compression that kafka-python does not read by itself.
 CODEC_PACKAGES: Final[Mapping[str, str]] = {"lz4": "lz4", "zstd": "zstandard", "snappy": "python-snappy"}
 
@@ -82,10 +84,19 @@ class Bounds(NamedTuple):
 def murmur2(key: bytes) -> int:
     """Java's and kafka-python's hash of a key, as a number >= 0.
 
-    >>> murmur2(b"a") % 12
-    11
+    >>> murmur2(b"21")
+    1173551340
     """
     return int(_murmur2(key)) & 0x7FFFFFFF
+
+
+def topic_identity(topic_id: str) -> str:
+    """A topic's id as librdkafka writes it, and so the commits: base64, not the URL-safe kind that Java writes.
+
+    >>> topic_identity("6a258d99-b179-4b90-b425-e4fdfce28aeb")
+    'aiWNmbF5S5C0JeT9/OKK6w'
+    """
+    return base64.b64encode(uuid.UUID(topic_id).bytes).decode().rstrip("=")
 
 
 @contextmanager
@@ -166,31 +177,31 @@ class Cluster:
 
     def brokers(self) -> int:
         """How many brokers there are."""
-        with self._sentences("asking for the brokers"):
-            return len(self._admin.describe_cluster()["brokers"])
+        return len(self._ask("asking for the brokers", self._admin.describe_cluster)["brokers"])
 
     def topics(self, names: Iterable[str]) -> dict[str, TopicFacts]:
         """The topics of these names; one that does not exist is left out."""
         found: dict[str, tuple[int, int, str]] = {}
-        with self._sentences("asking for the topics"):
-            for topic in self._admin.describe_topics(list(names)):
+        doing = "asking for the topics"
+        with sentences(self._settings, doing, self._timeout):
+            for topic in self._ask(doing, lambda: self._admin.describe_topics(list(names))):
                 if topic["error_code"] == TOPIC_NOT_THERE:
                     continue
-                if topic["error_code"] == NOT_ALLOWED:
-                    raise errors.TopicAuthorizationFailedError(topic["name"])
                 if topic["error_code"]:
                     raise errors.for_code(topic["error_code"])(topic["name"])
                 partitions = topic["partitions"]
-                identity = base64.urlsafe_b64encode(uuid.UUID(str(topic["topic_id"])).bytes)
                 found[topic["name"]] = (
                     len(partitions),
                     min((len(partition["replica_nodes"]) for partition in partitions), default=0),
-                    identity.decode().rstrip("="),
+                    topic_identity(str(topic["topic_id"])),
                 )
-            if not found:
-                return {}
-            resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in found]
-            configs = self._admin.describe_configs(resources, config_filter="all")["topic"]
+        if not found:
+            return {}
+        resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in found]
+        configs = self._ask(
+            "asking for the topics' configuration",
+            lambda: self._admin.describe_configs(resources, config_filter="all"),
+        )["topic"]
         return {
             name: TopicFacts(
                 name=name,
@@ -206,7 +217,8 @@ class Cluster:
 
     def create(self, topics: Sequence[NewTopic]) -> None:
         """Make topics, and wait until they can be used."""
-        with self._sentences(f"making {', '.join(topic.name for topic in topics)}"):
+        doing = f"making {', '.join(topic.name for topic in topics)}"
+        with sentences(self._settings, doing, self._timeout):
             self._admin.create_topics(
                 {
                     topic.name: {
@@ -221,20 +233,24 @@ class Cluster:
 
     def configure(self, topics: Mapping[str, Mapping[str, str]]) -> None:
         """Set some configuration of topics, by topic; the rest of it stays as it is."""
-        with self._sentences(f"configuring {', '.join(topics)}"):
-            resources = [
-                ConfigResource(ConfigResourceType.TOPIC, name, configs=dict(configs))
-                for name, configs in topics.items()
-            ]
-            results = self._admin.alter_configs(resources, incremental=True)["topic"]
+        resources = [
+            ConfigResource(ConfigResourceType.TOPIC, name, configs=dict(configs))
+            for name, configs in topics.items()
+        ]
+        results = self._ask(
+            f"configuring {', '.join(topics)}",
+            lambda: self._admin.alter_configs(resources, incremental=True),
+        )["topic"]
         for name, result in results.items():
             if result != "OK":
                 raise EnvironmentRefused(f"the broker refuses to configure {name}: {result}")
 
     def commits(self, group: str, topic: str) -> dict[int, Commit]:
         """What a group has committed for the partitions of a topic; nothing for one without a commit."""
-        with self._sentences(f"asking for the offsets of group {group!r}"):
-            found = self._admin.list_group_offsets({group: None})[group]
+        found = self._ask(
+            f"asking for the offsets of group {group!r}",
+            lambda: self._admin.list_group_offsets({group: None}),
+        )[group]
         return {
             # librdkafka sends the string's closing zero byte along
             where.partition: Commit(commit.offset, (commit.metadata or "").rstrip("\0"))
@@ -244,23 +260,36 @@ class Cluster:
 
     def members(self, group: str) -> int:
         """How many members a group has now."""
-        with self._sentences(f"asking for the members of group {group!r}"):
-            return len(self._admin.describe_groups([group])[group]["members"])
+        found = self._ask(
+            f"asking for the members of group {group!r}", lambda: self._admin.describe_groups([group])
+        )
+        return len(found[group]["members"])
 
     def bounds(self, topic: str, partitions: int) -> list[Bounds]:
         """Where the log of each partition begins and ends."""
         wanted = [TopicPartition(topic, partition) for partition in range(partitions)]
-        with self._sentences(f"asking where {topic} begins and ends"):
-            first, end = (
-                self._admin.list_partition_offsets(
+        first, end = (
+            self._ask(
+                f"asking where {topic} begins and ends",
+                lambda spec=spec: self._admin.list_partition_offsets(  # type: ignore[misc]  # a loop's lambda
                     dict.fromkeys(wanted, spec), isolation_level="read_committed"
-                )
-                for spec in (OffsetSpec.EARLIEST, OffsetSpec.LATEST)
+                ),
             )
+            for spec in (OffsetSpec.EARLIEST, OffsetSpec.LATEST)
+        )
         return [Bounds(first[where].offset, end[where].offset) for where in wanted]
 
-    def _sentences(self, doing: str) -> Any:
-        return sentences(self._settings, doing, self._timeout)
+    def _ask(self, doing: str, question: Callable[[], Any]) -> Any:
+        """Ask, and ask again while the cluster says "later": a new one has no coordinator for its groups yet."""
+        deadline = time.monotonic() + self._timeout
+        with sentences(self._settings, doing, self._timeout):
+            while True:
+                try:
+                    return question()
+                except errors.BrokerResponseError as error:
+                    if not error.retriable or time.monotonic() > deadline:
+                        raise
+                    time.sleep(RETRY_PAUSE)
 
 
 class Found(NamedTuple):
@@ -376,6 +405,7 @@ class Writer:
         self._settings = settings
         self._topic = topic
         self._sent = 0
+        self._arrived = 0
         self._refused = 0
         self._failed: tuple[int, Exception] | None = None
         self._waymarks: list[Any] = []
@@ -397,6 +427,7 @@ class Writer:
         """Hand over one record; raises for an earlier one that was refused."""
         with sentences(self._settings, f"writing to {self._topic}"):
             future = self._producer.send(self._topic, value=value, key=key, partition=partition)
+        future.add_callback(self._on_arrival)
         future.add_errback(self._on_error, tag)
         self._sent += 1
         if self._sent % self.STEP == 0:
@@ -408,8 +439,8 @@ class Writer:
 
     @property
     def arrived(self) -> int:
-        """How many records the broker has taken; known after `wait` or `finish`."""
-        return self._sent - self._refused
+        """How many records the broker has taken so far."""
+        return self._arrived
 
     def finish(self) -> None:
         """Wait until everything has arrived.
@@ -422,8 +453,14 @@ class Writer:
 
     def wait(self) -> None:
         """Wait until every record has arrived or was refused."""
-        with sentences(self._settings, f"writing to {self._topic}", PATIENCE):
-            self._producer.flush(timeout=PATIENCE + 1)
+        deadline = time.monotonic() + PATIENCE + 1
+        while self._arrived + self._refused < self._sent:
+            with sentences(self._settings, f"writing to {self._topic}", PATIENCE):
+                try:
+                    self._producer.flush(timeout=max(0.0, deadline - time.monotonic()))
+                except errors.UnknownError:
+                    # It raises when a batch that was too large is split; the parts are still on their way.
+                    time.sleep(0.01)
 
     def close(self) -> None:
         """Give up the connection, and what has not arrived."""
@@ -437,6 +474,11 @@ class Writer:
             raise EnvironmentRefused(
                 _sentence(error, self._settings, f"writing to {self._topic}", PATIENCE)
             ) from error
+
+    # The client's own thread calls these two, no other.
+
+    def _on_arrival(self, _: Any) -> None:
+        self._arrived += 1
 
     def _on_error(self, tag: int, error: Exception) -> None:
         self._refused += 1

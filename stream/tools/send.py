@@ -41,7 +41,7 @@ class SendOptions:
     partitioner: Partitioner = "murmur2"
     #: All records go to this partition; None: by key, and without a key to each partition in turn.
     partition: int | None = None
-    #: JSON lines are not looked into.
+    #: Each line is a record, whatever it is.
     raw: bool = False
 
 
@@ -190,6 +190,8 @@ def send(
         raise EnvironmentRefused(
             f"{events.name} has no partition {options.partition}; expected 0 to {events.partitions - 1}."
         )
+    if options.raw:
+        format = "jsonl"  # a line is a record, whatever it looks like
     is_file = source is not None and str(source) != "-"
     name = str(source) if is_file else "<stdin>"
 

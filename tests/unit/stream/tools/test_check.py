@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from stream.build import state_shape
+from stream.build import state_shape
+from stream.checkpoint import CommitMetadata
+from stream.errors import EnvironmentRefused
+from stream.settings import Settings, load_settings
+from stream.tools import check as module
+from stream.tools.check import broker_items, check, learner_items, offsets_item, settings_item
+from stream.tools.cluster import Bounds, Commit, TopicFacts
+
+SETTINGS = """\
+name = "p"
+task = "binary"
+[topics]
+events = "clicks"
+[learner]
+"""
+EVENTS = TopicFacts(name="clicks", partitions=2, replication_factor=1, topic_id="id", configs={})
+
+
+def settings(tmp_path: Path, learner: str = 'use = "logistic-regression"') -> Settings:
+    path = tmp_path / "p.toml"
+    path.write_text(SETTINGS + learner)
+    return load_settings(path, {})
+
+
+def metadata(settings: Settings, **other: object) -> str:
+    values = {
+        "pipeline": "p",
+        "origin": 5,
+        "topic_id": "id",
+        "partitions": 2,
+        "shape": state_shape(settings),
+        "writer": "p-host-0",
+        **other,
+    }
+    return CommitMetadata.model_validate(values).encode()
+
+
+def offsets(settings: Settings, text: str, next_offset: int = 50, first: int = 0) -> tuple[str, str]:
+    item = offsets_item(
+        settings,
+        EVENTS,
+        {1: Commit(next_offset, text)},
+        [Bounds(first, 100), Bounds(first, 100)],
+        outputs=True,
+    )
+    return item.state, item.text
+
+
+def test_every_mistake_of_the_settings_is_an_item_and_nothing_else_is_looked_at(tmp_path: Path) -> None:
+    path = tmp_path / "p.toml"
+    path.write_text('name = "P"\ntask = "binry"\n[topics]\nevents = "e"\n[learner]\nuse = "tree"\n')
+
+    items = list(check(path))
+
+    assert [item.item for item in items] == ["settings", "settings"]
+    assert {item.state for item in items} == {"failed"}
+    assert f"{path}:2: task" in items[1].text
+
+
+def test_the_settings_are_told_in_a_line(tmp_path: Path) -> None:
+    item = settings_item(settings(tmp_path))
+
+    assert item.state == "ok"
+    assert "label label; features: features; metrics: accuracy, roc_auc; drift: not watched." in item.text
+
+
+def test_a_learner_is_tried_and_timed(tmp_path: Path) -> None:
+    (item,) = learner_items(settings(tmp_path))
+
+    assert item.state == "ok"
+    assert "LogisticRegression" in item.text
+    assert "microseconds" in item.text
+
+
+def test_a_learner_of_ones_own_that_wants_its_features_is_a_warning_not_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wants_amount.py").write_text(
+        "from river import compose, linear_model\n"
+        "def amount(x):\n"
+        "    return {'amount': x['amount']}\n"
+        "def build():\n"
+        "    return compose.FuncTransformer(amount) | linear_model.LogisticRegression()\n"
+    )
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    (item,) = learner_items(settings(tmp_path, 'build = "wants_amount:build"'))
+
+    assert item.state == "warning"
+    assert "KeyError: 'amount'" in item.text
+
+
+def test_offsets_of_ours_are_fine_and_the_distance_is_told(tmp_path: Path) -> None:
+    found = settings(tmp_path)
+
+    state, text = offsets(found, metadata(found))
+
+    assert state == "ok"
+    assert "for 1 of 2 partitions, at most 50 records behind; 1 not begun" in text
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"topic_id": "another"}, "deleted and created again"),
+        ({"partitions": 3}, "3 partitions at the origin"),
+        ({"shape": {"task": "x"}}, "this has changed since the state began"),
+    ],
+)
+def test_offsets_that_a_worker_would_refuse_fail(
+    tmp_path: Path, other: dict[str, object], words: str
+) -> None:
+    found = settings(tmp_path)
+
+    state, text = offsets(found, metadata(found, **other))
+
+    assert state == "failed"
+    assert words in text
+
+
+def test_offsets_of_another_consumer_fail(tmp_path: Path) -> None:
+    state, text = offsets(settings(tmp_path), "")
+
+    assert state == "failed"
+    assert "did not write" in text
+
+
+def test_a_log_that_begins_after_the_origin_or_ends_before_the_commit_fails(tmp_path: Path) -> None:
+    found = settings(tmp_path)
+
+    assert "begins at 6" in offsets(found, metadata(found), first=6)[1]
+    assert "ends at 100" in offsets(found, metadata(found), next_offset=101)[1]
+
+
+def test_outputs_without_offsets_fail_and_neither_is_a_beginning(tmp_path: Path) -> None:
+    found = settings(tmp_path)
+    bounds = [Bounds(0, 0), Bounds(0, 0)]
+
+    assert offsets_item(found, EVENTS, {}, bounds, outputs=True).state == "failed"
+    begin = offsets_item(found, EVENTS, {}, bounds, outputs=False)
+    assert begin.state == "ok"
+    assert "begins at earliest" in begin.text
+
+
+def test_a_client_that_is_not_installed_is_skipped_with_what_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "aiokafka.client", None)
+    monkeypatch.setattr(module, "_confluent_kafka", lambda settings: 1)
+    monkeypatch.setattr(module, "_kafka_python", lambda settings: 3)
+
+    items = broker_items(settings(tmp_path))
+
+    assert [item.state for item in items] == ["ok", "ok", "ok"]
+    assert "answers, 3 brokers" in items[1].text
+    assert items[2].text == "skipped: pip install 'headrace[monitor]'"
+
+
+def test_a_password_over_plain_text_is_a_warning_and_a_broker_that_is_away_ends_the_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "p.toml"
+    path.write_text(
+        SETTINGS + 'use = "logistic-regression"\n[kafka]\n'
+        'security_protocol = "SASL_PLAINTEXT"\nsasl_mechanism = "PLAIN"\nsasl_username = "u"\n'
+        'sasl_password = "hunter2"\n'
+    )
+
+    def away(settings: Settings) -> int:
+        raise EnvironmentRefused("no broker answered.")
+
+    for client in ("_confluent_kafka", "_kafka_python", "_aiokafka"):
+        monkeypatch.setattr(module, client, away)
+
+    items = list(check(path))
+
+    assert [item.item for item in items if item.state == "warning"] == ["connection"]
+    assert [item.item for item in items if item.state == "failed"] == [
+        "broker with confluent-kafka",
+        "broker with kafka-python",
+        "broker with aiokafka",
+    ]
+    assert items[-1].item == "broker with aiokafka"
+    assert all("hunter2" not in str(item) for item in items)
