@@ -82,6 +82,7 @@ def test_every_learner_scores_as_in_river(name: str, task: str) -> None:
 
 
 @pytest.mark.full
+@pytest.mark.timeout(1_800)
 @pytest.mark.parametrize(("name", "task"), ALL)
 def test_every_learner_scores_as_in_river_on_all_of_the_data(name: str, task: str) -> None:
     metric, river = next(iter(METRICS[task].items()))
@@ -99,13 +100,12 @@ def test_every_learner_scores_as_in_river_on_all_of_the_data(name: str, task: st
         ("linear-regression", "regression"),
     ],
 )
-def test_every_metric_is_rivers_on_all_of_the_data(name: str, task: str) -> None:
+def test_every_metric_is_rivers(name: str, task: str) -> None:
     settings = settings_of(name, task, *METRICS[task])
-    data = rows(task, None)
+    data = rows(task, 1_001)
 
     found = streamed(settings, labelled(data))
 
-    assert len(data) > 1_000
     assert found == {metric: rivers(settings, data, river()) for metric, river in METRICS[task].items()}
 
 
