@@ -92,12 +92,11 @@ class EventDecoder:
         Raises:
             RecordError: The record is not an event; the reason says which field, what it is and what was expected.
         """
-        value = record.value
+        _, _, timestamp, key, value, _ = record
         if value is None:
             raise RecordError("the value is empty (a tombstone); expected a JSON object")
         if len(value) > MAX_RECORD_BYTES:
             raise RecordError(f"the value has {len(value):,} bytes; expected at most {MAX_RECORD_BYTES:,}")
-        key = record.key
         if key is not None and len(key) > MAX_RECORD_BYTES:  # a prediction carries it, and must fit its topic
             raise RecordError(f"the key has {len(key):,} bytes; expected at most {MAX_RECORD_BYTES:,}")
         try:
@@ -145,7 +144,7 @@ class EventDecoder:
                     f'field "{self._id_field}" is {_kind(event_id)}; expected a string or an integer'
                 )
 
-        time = record.timestamp / 1_000
+        time = timestamp / 1_000
         if self._time_field is not None:
             given = body.get(self._time_field)
             if given is not None:

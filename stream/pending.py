@@ -48,39 +48,40 @@ class PendingPredictions:
         True
     """
 
-    __slots__ = ("_by_id", "_oldest_first", "capacity", "expire_after_seconds", "expired")
+    __slots__ = ("_oldest_first", "by_id", "capacity", "expire_after_seconds", "expired")
 
     def __init__(self, *, expire_after_seconds: float, capacity: int) -> None:
         self.expire_after_seconds = expire_after_seconds
         self.capacity = capacity
         #: Questions that left without a label.
         self.expired = 0
-        self._by_id: dict[str, Question] = {}
+        #: What waits, by id as text. For looking, not for changing.
+        self.by_id: dict[str, Question] = {}
         self._oldest_first: list[tuple[float, int, str]] = []
 
     def __len__(self) -> int:
-        return len(self._by_id)
+        return len(self.by_id)
 
     def __contains__(self, event_id: str | int) -> bool:
-        return str(event_id) in self._by_id
+        return str(event_id) in self.by_id
 
     def add(self, event_id: str | int, question: Question) -> bool:
         """Keep a question; False, and nothing changed, if one with this id already waits."""
         key = str(event_id)
-        if key in self._by_id:
+        if key in self.by_id:
             return False
-        if len(self._by_id) >= self.capacity:
+        if len(self.by_id) >= self.capacity:
             self._expire_oldest()
-        self._by_id[key] = question
+        self.by_id[key] = question
         heapq.heappush(self._oldest_first, (question.time, question.offset, key))
-        if len(self._oldest_first) > SWEEP_FACTOR * len(self._by_id) + SWEEP_MINIMUM:
-            self._oldest_first = [(q.time, q.offset, key) for key, q in self._by_id.items()]
+        if len(self._oldest_first) > SWEEP_FACTOR * len(self.by_id) + SWEEP_MINIMUM:
+            self._oldest_first = [(q.time, q.offset, key) for key, q in self.by_id.items()]
             heapq.heapify(self._oldest_first)
         return True
 
     def take(self, event_id: str | int) -> Question | None:
         """The question with this id, which leaves; None if there is none (any more: call `expire` first)."""
-        return self._by_id.pop(str(event_id), None)
+        return self.by_id.pop(str(event_id), None)
 
     def expire(self, now: float) -> None:
         """Let go of every question older than `expire_after_seconds` at event time `now`."""
@@ -91,14 +92,14 @@ class PendingPredictions:
             self._forget(key, offset)
 
     def _expire_oldest(self) -> None:
-        before = len(self._by_id)
-        while len(self._by_id) == before:
+        before = len(self.by_id)
+        while len(self.by_id) == before:
             _, offset, key = heapq.heappop(self._oldest_first)
             self._forget(key, offset)
 
     def _forget(self, key: str, offset: int) -> None:
         """Expire the question that this heap entry stands for, unless it has left or its id is another's by now."""
-        question = self._by_id.get(key)
+        question = self.by_id.get(key)
         if question is not None and question.offset == offset:
-            del self._by_id[key]
+            del self.by_id[key]
             self.expired += 1

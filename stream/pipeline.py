@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Any, Final
+from typing import Final
 
 from learners.learner import Learner
 from monitors import Alarm, Alert, DriftMonitor, Prequential
@@ -70,12 +70,17 @@ class Pipeline:
         self.name = name
         self.topic = topic
         self.state = state
-        self._decode = decoder.decode
         self._outcomes = outcomes
         self._regression = state.learner.task == "regression"
         self._multiclass = state.learner.task == "multiclass"
-        self._watch_predictions = state.drift.watches_predictions
         self._learner_name = state.learner.name
+        # Looked up once: the event path calls each of them for every event.
+        self._decode = decoder.decode
+        self._predict = state.learner.predict
+        self._learn = state.learner.learn
+        self._score = state.prequential.update
+        self._watch_label = state.drift.labelled
+        self._watch_prediction = state.drift.predicted if state.drift.watches_predictions else None
 
     def process(self, record: Record) -> Sequence[Output]:
         """Do all that one record asks for: predict, score, watch, learn. Returns what is to be written, in order.
@@ -86,6 +91,7 @@ class Pipeline:
             MemoryError, OSError, RecursionError: From the learner; they say nothing about the record.
         """
         state = self.state
+        partition, offset, _, key, _, _ = record
         try:
             event_id, time, x, y = event = self._decode(record)
         except RecordError as error:
@@ -101,43 +107,53 @@ class Pipeline:
         if time > state.clock:
             state.clock = time
         pending = state.pending
-        if pending:
+        if pending.by_id:
             pending.expire(state.clock)
             if y is not None and event_id is not None and event_id in pending:
                 return self._answer(record, event)
         if x is None:
             return self._answer(record, event)
 
-        learner = state.learner
         y_proba: Scores | None
         try:
-            y_pred, y_proba = learner.predict(x)
+            y_pred, y_proba = self._predict(x)
         except NOT_THE_RECORDS_FAULT:
             raise
         except Exception as error:
             return (self._dead_letter(record, "predict", error),)
         state.predictions += 1
-        outputs = [self._prediction(record, event, y_pred, y_proba)]
+        body = {
+            "id": event_id,
+            "partition": partition,
+            "offset": offset,
+            "time": time,
+            "prediction": self._finite(y_pred) if self._regression else y_pred,
+            "learner": self._learner_name,
+            "learned": state.learner.learned,
+        }
+        if y_proba:
+            body["scores"] = scores_of(y_proba)
+        outputs = [new_tuple(Output, ("predictions", key, encode_json(body), None))]
         stage = "drift"
         try:
             if y is None:
-                if self._watch_predictions:
-                    outputs += self._alerts(record, time, state.drift.predicted(x, y_pred, record.offset))
+                if self._watch_prediction is not None:
+                    outputs += self._alerts(record, time, self._watch_prediction(x, y_pred, offset))
                 if event_id is not None and not pending.add(
-                    event_id, Question(record.offset, time, x, y_pred, y_proba)
+                    event_id, Question(offset, time, x, y_pred, y_proba)
                 ):
                     state.duplicates += 1
                 return outputs
             stage = "score"
-            state.prequential.update(y, y_pred, y_proba)
+            self._score(y, y_pred, y_proba)
             stage = "drift"
-            if self._watch_predictions:
-                outputs += self._alerts(record, time, state.drift.predicted(x, y_pred, record.offset))
-            alarms = state.drift.labelled(y, y_pred, record.offset)
+            if self._watch_prediction is not None:
+                outputs += self._alerts(record, time, self._watch_prediction(x, y_pred, offset))
+            alarms = self._watch_label(y, y_pred, offset)
             if alarms:
                 outputs += self._alerts(record, time, alarms)
             stage = "learn"
-            learner.learn(x, y)
+            self._learn(x, y)
         except NOT_THE_RECORDS_FAULT:
             raise
         except Exception as error:
@@ -145,7 +161,7 @@ class Pipeline:
             if y is None:
                 return outputs
         if self._outcomes:
-            outputs.append(self._outcome(record, event, record.offset, time, y_pred))
+            outputs.append(self._outcome(record, event, offset, time, y_pred))
         return outputs
 
     def _answer(self, record: Record, event: Event) -> Sequence[Output]:
@@ -174,25 +190,12 @@ class Pipeline:
             outputs.append(self._outcome(record, event, question.offset, question.time, question.y_pred))
         return outputs
 
-    def _prediction(
-        self, record: Record, event: Event, y_pred: Label | None, y_proba: Scores | None
-    ) -> Output:
-        event_id, time, _, _ = event
-        if self._regression and y_pred is not None and not isfinite(y_pred):  # type: ignore[arg-type]  # a number
-            self.state.non_finite += 1
-            y_pred = None
-        body: dict[str, Any] = {
-            "id": event_id,
-            "partition": record.partition,
-            "offset": record.offset,
-            "time": time,
-            "prediction": y_pred,
-            "learner": self._learner_name,
-            "learned": self.state.learner.learned,
-        }
-        if y_proba:
-            body["scores"] = scores_of(y_proba)
-        return new_tuple(Output, ("predictions", record.key, encode_json(body), None))
+    def _finite(self, y_pred: Label | None) -> Label | None:
+        """A predicted number, or None for one that JSON has no name for, which is counted."""
+        if y_pred is None or isfinite(y_pred):  # type: ignore[arg-type]  # a number
+            return y_pred
+        self.state.non_finite += 1
+        return None
 
     def _outcome(
         self, record: Record, event: Event, question_offset: int, question_time: float, y_pred: Label | None
