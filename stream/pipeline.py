@@ -117,23 +117,24 @@ class Pipeline:
         y_proba: Scores | None
         try:
             y_pred, y_proba = self._predict(x)
+            body = {
+                "id": event_id,
+                "partition": partition,
+                "offset": offset,
+                "time": time,
+                "prediction": self._finite(y_pred) if self._regression else y_pred,
+                "learner": self._learner_name,
+                "learned": state.learner.learned,
+            }
+            if y_proba:
+                body["scores"] = scores_of(y_proba)
+            prediction = encode_json(body)
         except NOT_THE_RECORDS_FAULT:
             raise
         except Exception as error:
             return (self._dead_letter(record, "predict", error),)
         state.predictions += 1
-        body = {
-            "id": event_id,
-            "partition": partition,
-            "offset": offset,
-            "time": time,
-            "prediction": self._finite(y_pred) if self._regression else y_pred,
-            "learner": self._learner_name,
-            "learned": state.learner.learned,
-        }
-        if y_proba:
-            body["scores"] = scores_of(y_proba)
-        outputs = [new_tuple(Output, ("predictions", key, encode_json(body), None))]
+        outputs = [new_tuple(Output, ("predictions", key, prediction, None))]
         stage = "drift"
         try:
             if y is None:

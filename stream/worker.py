@@ -167,7 +167,7 @@ class Worker:
                 self._publish_status()
                 if not records and self._policy.stop_at_end and self._at_end():
                     break
-            if self._commit():  # 6
+            if self._commit() or self._commit():  # 6; twice, since what was aborted has been sent again
                 self._publish_status(last=True)
                 log.info("ended", committed_records=self._committed_records)
         except StoppedWaiting as error:
@@ -386,8 +386,10 @@ class Worker:
         for partition, owned in list(self._owned.items()):
             found = self._until_answered(partial(self._log.committed, partition))
             if found is None or found.next_offset != owned.committed:
-                log.info("partition is another's by now", partition=partition)
+                # Another's by now, most likely: then it is revoked or lost before it can be claimed again.
+                log.info("partition was committed by another", partition=partition)
                 del self._owned[partition]
+                self._waiting[partition] = None
 
     def _send_again(self) -> None:
         """Send the kept bytes into the next transaction, without asking the model again."""

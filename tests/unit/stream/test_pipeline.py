@@ -317,6 +317,22 @@ def test_a_learner_that_raises_when_it_predicts_makes_a_dead_letter_and_learns_n
     )
 
 
+class OddClasses(Recorder):
+    """Gives probabilities to classes that no JSON object can be sorted by."""
+
+    def predict_proba_one(self, x: X, **kwargs: Any) -> dict[Any, float]:
+        return {None: 0.5, 1j: 0.5}
+
+
+def test_a_prediction_that_can_not_be_written_makes_a_dead_letter() -> None:
+    pipeline = new_pipeline(settings_for(), OddClasses())
+
+    (letter,) = run(pipeline, body(features={"a": 1}, label=True))
+
+    assert headers(letter)["headrace.stage"] == b"predict"
+    assert headers(letter)["headrace.error"] == b"TypeError"
+
+
 def test_a_learner_that_raises_when_it_learns_leaves_the_prediction_and_a_dead_letter() -> None:
     pipeline = new_pipeline(settings_for(**WITH_OUTCOMES), Recorder(fail_on="learn"))
 
