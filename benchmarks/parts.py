@@ -2,7 +2,7 @@
 
     python -m benchmarks.parts SETTINGS COUNT
 
-Prints microseconds of CPU an event: decode, encode, and the whole pipeline (which contains both, and River).
+Prints microseconds of CPU an event: decoding, and the whole pipeline (which contains it, and River).
 """
 
 from __future__ import annotations
@@ -29,10 +29,6 @@ def main(settings: Settings, count: int) -> None:
         Record(0, offset, 1_700_000_000_000, b"k1", body) for offset, body in enumerate(event_bytes(count))
     ]
     decoder = new_decoder(settings)
-    sample = new_pipeline(settings)
-    events = [decoder.decode(record) for record in records[:1000]]
-    asked = [event.x for event in events if event.x is not None]
-    predicted = [sample.state.learner.predict(x) for x in asked]
     gc.collect()
     gc.freeze()
 
@@ -40,18 +36,12 @@ def main(settings: Settings, count: int) -> None:
         for record in records:
             decoder.decode(record)
 
-    def encode() -> None:
-        make = sample._prediction  # as `process` has it; nothing public encodes and does nothing else
-        for _ in range(count // len(events)):
-            for record, event, (y_pred, y_proba) in zip(records, events, predicted, strict=False):
-                make(record, event, y_pred, y_proba)
-
     def process() -> None:
         pipeline = new_pipeline(settings)
         for record in records:
             pipeline.process(record)
 
-    parts: dict[str, Callable[[], None]] = {"decode": decode, "encode": encode, "process": process}
+    parts: dict[str, Callable[[], None]] = {"decode": decode, "process": process}
     taken: dict[str, list[float]] = {name: [] for name in parts}
     for _ in range(ROUNDS):
         for name, part in parts.items():

@@ -241,11 +241,10 @@ def throughput_table(rounds: dict[str, list[Round]]) -> str:
 def parts_table(parts: dict[str, float], rounds: Sequence[Round]) -> str:
     """Where the microseconds go, for the logistic regression."""
     bare = median(_cpu(r.bare) for r in rounds)
-    rest = parts["process"] - parts["decode"] - parts["encode"]
+    rest = parts["process"] - parts["decode"]
     rows = [
         ["decode the event, in memory", parts["decode"]],
-        ["encode the prediction, in memory", parts["encode"]],
-        ["the rest of the pipeline, in memory: River, metrics, drift, bookkeeping", rest],
+        ["the rest of the pipeline, in memory: River, metrics, drift, encoding, bookkeeping", rest],
         ["of that the bare River loop", bare],
         ["a worker without a model: librdkafka and the worker's loop", parts["relay"]],
         ["of that in the thread that runs Python", parts["relay_thread"]],
