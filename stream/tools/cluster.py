@@ -7,7 +7,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Self
 
@@ -29,6 +29,8 @@ from stream.settings.connection import kafka_python_config
 TIMEOUT: Final = 10.0
 #: Seconds that a record may take to arrive, retries included.
 PATIENCE: Final = 30.0
+#: Seconds that records on their way get after a failure.
+SETTLING: Final = 3.0
 #: Seconds between two times that the same is asked.
 RETRY_PAUSE: Final = 0.2
 #: A frame of this many bytes is read: the largest dead letter and what goes with it.
@@ -437,11 +439,6 @@ class Writer:
         if self._failed is not None:
             self._raise_failed()
 
-    @property
-    def arrived(self) -> int:
-        """How many records the broker has taken so far."""
-        return self._arrived
-
     def finish(self) -> None:
         """Wait until everything has arrived.
 
@@ -462,9 +459,18 @@ class Writer:
                     # It raises when a batch that was too large is split; the parts are still on their way.
                     time.sleep(0.01)
 
+    def settle(self) -> str:
+        """After a failure: wait a little for what may still arrive, and say how much has."""
+        with suppress(errors.KafkaError):
+            self._producer.flush(timeout=SETTLING)
+        unknown = self._arrived + self._refused < self._sent
+        events = f"{self._arrived:,} event{' was' if self._arrived == 1 else 's were'} sent."
+        return f"At least {events}" if unknown else events
+
     def close(self) -> None:
-        """Give up the connection, and what has not arrived."""
-        self._producer.close(timeout=1)
+        """Give up the connection, and what has not arrived: whoever wants to know has waited."""
+        with suppress(errors.KafkaError):
+            self._producer.close(timeout=1)
 
     def _wait_for(self, future: Any) -> None:
         try:

@@ -214,21 +214,16 @@ def send(
                 advanced(counts.total())
         writer.finish()
     except DeliveryFailed as error:
-        writer.wait()
-        raise SendStopped(f"{name}:{error.tag}: {error.reason} {_so_far(writer.arrived)}") from error
+        raise SendStopped(f"{name}:{error.tag}: {error.reason} {writer.settle()}") from error
+    except EnvironmentRefused as error:
+        raise SendStopped(f"{error} {writer.settle()}") from error
     except RowError as error:
-        writer.wait()
-        raise RowError(error.place, f"{error.text} {_so_far(writer.arrived)}") from None
+        raise RowError(error.place, f"{error.text} {writer.settle()}") from None
     except KeyboardInterrupt:
-        writer.wait()
-        raise SendStopped(f"stopped. {_so_far(writer.arrived)}") from None
+        raise SendStopped(f"stopped. {writer.settle()}") from None
     finally:
         writer.close()
     advanced(counts.total())
     return Sent(
         events=counts.total(), seconds=time.monotonic() - begun, partitions=dict(sorted(counts.items()))
     )
-
-
-def _so_far(events: int) -> str:
-    return f"{events:,} event{' was' if events == 1 else 's were'} sent."

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from stream.build import state_shape
-from stream.build import state_shape
 from stream.checkpoint import CommitMetadata
 from stream.errors import EnvironmentRefused
 from stream.settings import Settings, load_settings
