@@ -6,6 +6,9 @@ docs/decisions/0001-data-plane-is-a-confluent-kafka-loop.md.
 
 from __future__ import annotations
 
+import contextlib
+import json
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -32,11 +35,15 @@ from stream.settings import Settings
 from stream.settings.connection import librdkafka_config
 
 log = structlog.get_logger()
+#: Where librdkafka's own lines go.
+SILENT: Final = logging.Logger("librdkafka", logging.CRITICAL + 1)
 
 #: Seconds for a question to the broker at start; a broker that is there answers in milliseconds.
 START_TIMEOUT: Final = 10.0
-#: Seconds for one try of a commit's steps; what runs out is tried again.
-COMMIT_TIMEOUT: Final = 10.0
+#: Seconds for one try of a commit's steps; what runs out is tried again. A signal is heeded after that at the latest.
+COMMIT_TIMEOUT: Final = 5.0
+#: Seconds for the last words to a broker that may be away: the abort of an open transaction, and the status.
+LEAVE_TIMEOUT: Final = 2.0
 #: Seconds to wait for a committed offset, or for the markers of a transaction, before looking for the dead writer
 #: that holds it back. The markers of a living one come within milliseconds, after its commit was answered.
 COMMITTED_TIMEOUT: Final = 2.0
@@ -81,13 +88,26 @@ NOT_ALLOWED: Final = (
 )
 #: In the place of headers with a name that is not UTF-8, so that a dead letter says that it lost them.
 UNREADABLE_HEADERS: Final = (("headrace.unreadable-headers", b"a header's name is not UTF-8"),)
-#: No answer from the broker; it may be starting again.
+#: No answer from the broker, or that of one that is starting again or handing over.
 NO_ANSWER: Final = (
     KafkaError._TIMED_OUT,
     KafkaError._TRANSPORT,
     KafkaError._WAIT_COORD,
     KafkaError._ALL_BROKERS_DOWN,
     KafkaError._TIMED_OUT_QUEUE,
+    KafkaError.NETWORK_EXCEPTION,
+    KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.BROKER_NOT_AVAILABLE,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.OFFSET_NOT_AVAILABLE,
+    KafkaError.UNSTABLE_OFFSET_COMMIT,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.CONCURRENT_TRANSACTIONS,
 )
 #: Delivery errors that come again with each try.
 NEVER_WRITTEN: Final = (
@@ -122,6 +142,8 @@ class ClientErrors:
         self._logged_at: dict[int, float] = {}
         self._last: KafkaError | None = None
         self._cause: KafkaError | None = None
+        #: That a topic is gone or not allowed any more: it comes as a complaint only, and never as a record's error.
+        self.refusal: KafkaError | None = None
 
     def __call__(self, error: KafkaError) -> None:
         """librdkafka's `error_cb`."""
@@ -130,6 +152,8 @@ class ClientErrors:
             self._logged_at[error.code()] = now
             log.warning("kafka client", error=error.str(), code=error.name())
         self._last = error
+        if error.code() in (*NO_SUCH_TOPIC, *NOT_ALLOWED):
+            self.refusal = error
         if error.code() != KafkaError._ALL_BROKERS_DOWN:  # which follows from the cause, and hides it
             self._cause = error
 
@@ -178,12 +202,14 @@ class KafkaLog:
         if settings.topics.outcomes is not None:
             self._outputs["outcomes"] = settings.topics.outcomes
         self._errors = ClientErrors()
+        self._consumer_errors = ClientErrors()
         self._base: dict[str, Any] = {
             **librdkafka_config(settings.kafka),
             "error_cb": self._errors,
             "client.id": writer,
             # What matters to us comes as an error or an event; its own lines would surround our sentences.
             "log_level": 2,
+            "logger": SILENT,
         }
         self._admin = AdminClient(dict(self._base))
         self._check_topics()
@@ -192,6 +218,7 @@ class KafkaLog:
             {
                 **CONSUMER_TUNING,
                 **self._base,
+                "error_cb": self._consumer_errors,
                 "group.id": self._group,
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
@@ -226,6 +253,10 @@ class KafkaLog:
         wanted = [self._topic, *self._outputs.values(), self._settings.topics.status]
         missing = [name for name in wanted if name not in metadata.topics]
         if missing:
+            for name, asked in self._admin.describe_topics(TopicCollection(missing)).items():
+                found = asked.exception(START_TIMEOUT)
+                if isinstance(found, KafkaException) and found.args[0].code() in NOT_ALLOWED:
+                    raise self._refused(found.args[0], f"topic {name!r}")
             raise EnvironmentRefused(
                 f"no topic {', '.join(repr(name) for name in missing)} at {self._servers}. "
                 f"Make what is missing: headrace topics create {self._settings.path}"
@@ -350,6 +381,8 @@ class KafkaLog:
         """See `stream.log.Log.poll`."""
         first = self._consumer.poll(timeout_seconds)
         if first is None:
+            if self._consumer_errors.refusal is not None:
+                raise self._refused(self._consumer_errors.refusal, f"topic {self._topic!r}")
             return ()
         records: list[Record] = []
         append = records.append
@@ -435,7 +468,7 @@ class KafkaLog:
             raise self._unanswered(error, what) from error
         if found.error is not None:
             raise self._unanswered(KafkaException(found.error), what)
-        return None if found.offset < 0 else Committed(found.offset, found.metadata or "")
+        return None if found.offset < 0 else Committed(found.offset, metadata_text(found))
 
     def _end_dead_transaction(self, partition: int) -> None:
         """Fence the writer that left a transaction open in this partition's predictions, if there is one."""
@@ -462,10 +495,10 @@ class KafkaLog:
             [wanted], require_stable=False, request_timeout=START_TIMEOUT
         )
         (found,) = answer[self._group].result().topic_partitions
-        if found.offset < 0 or not found.metadata:
+        if found.offset < 0:
             return None
         return CommitMetadata.decode(
-            found.metadata, group=self._group, where=f"{self._topic}[{partition}]"
+            metadata_text(found), group=self._group, where=f"{self._topic}[{partition}]"
         ).writer
 
     def _fence(self, writer: str | None) -> None:
@@ -544,8 +577,7 @@ class KafkaLog:
                         produce(topic, value, key, partition, None, None, timestamp, list(headers))
                     break
                 except BufferError:  # the queue to the broker is full: let it drain
-                    producer.poll(0.05)
-                    self._raise_delivery_error()
+                    self._serve(producer, 0.05)
                 except KafkaException as error:
                     code: KafkaError = error.args[0]
                     if code.code() == KafkaError.MSG_SIZE_TOO_LARGE:
@@ -553,12 +585,21 @@ class KafkaLog:
                         self._raise_delivery_error()
                     raise ProducerFenced(code.str()) from error
 
+    def _serve(self, producer: Producer, seconds: float) -> None:
+        """Take delivery errors from a producer; a fatal one comes as an exception."""
+        try:
+            producer.poll(seconds)
+        except KafkaException as error:
+            raise ProducerFenced(error.args[0].str()) from error
+        finally:
+            self._raise_delivery_error()
+
     def _begin(self, producer: Producer) -> None:
         if self._exactly_once:
             try:
                 producer.begin_transaction()
             except KafkaException as error:
-                raise self._commit_error(error) from error
+                raise ProducerFenced(error.args[0].str()) from error
         self._in_transaction = True
 
     def send_offsets(self, commits: Mapping[int, Committed]) -> None:
@@ -589,13 +630,15 @@ class KafkaLog:
             try:
                 producer.commit_transaction(COMMIT_TIMEOUT)
             except KafkaException as error:
-                producer.poll(0)
-                self._raise_delivery_error()
+                with contextlib.suppress(ProducerFenced):  # `error` says so too
+                    self._serve(producer, 0)
                 raise self._commit_error(error) from error
         else:
-            if producer.flush(COMMIT_TIMEOUT) > 0:
-                raise CommitRetriable("outputs are not yet written")
-            self._raise_delivery_error()
+            deadline = time.monotonic() + COMMIT_TIMEOUT
+            while len(producer):
+                if time.monotonic() > deadline:
+                    raise CommitRetriable("outputs are not yet written")
+                self._serve(producer, 0.1)
             self._commit_offsets(self._unsent_offsets)
         self._in_transaction = False
         self._open_bytes = 0
@@ -621,9 +664,12 @@ class KafkaLog:
 
     def abort(self) -> None:
         """See `stream.log.Log.abort`."""
+        self._abort(COMMIT_TIMEOUT)
+
+    def _abort(self, timeout: float) -> None:
         if self._exactly_once and self._in_transaction and self._producer is not None:
             try:
-                self._producer.abort_transaction(COMMIT_TIMEOUT)
+                self._producer.abort_transaction(timeout)
             except KafkaException as error:
                 code: KafkaError = error.args[0]
                 if code.retriable():
@@ -658,11 +704,27 @@ class KafkaLog:
         """See `stream.log.Log.leave`."""
         if self._in_transaction:
             try:
-                self.abort()  # or readers would wait for the transaction to time out
+                self._abort(LEAVE_TIMEOUT)  # or readers would wait for the transaction to time out
             except (ProducerFenced, CommitRetriable) as error:
                 log.info("transaction left to its successor", reason=str(error))
-        self._status.flush(2.0)
+        self._status.flush(LEAVE_TIMEOUT)
         self._consumer.close()
+
+
+def metadata_text(found: TopicPartition) -> str:
+    """A commit's metadata without what may follow it in memory.
+
+    librdkafka copies metadata without the zero that ends a C string (its issue 4649), so more bytes can seem to
+    belong to it, even some that are not UTF-8. Ours is one JSON object: nothing after that counts.
+    """
+    try:
+        text = found.metadata or ""
+    except UnicodeDecodeError as error:
+        text = bytes(error.object).decode("utf-8", "replace")
+    try:
+        return text[: json.JSONDecoder().raw_decode(text)[1]]
+    except ValueError:
+        return text
 
 
 def _headers(message: Any) -> Headers | None:
