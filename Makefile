@@ -20,7 +20,8 @@ demo: $(SETUP)
 	PYTHONHASHSEED=0 $(BIN)/python examples/demo.py
 
 test: $(SETUP)
-	$(BIN)/python -m pytest -m 'not full'
+	$(BIN)/python -m pytest -m 'not full' --numprocesses 2 tests/unit tests/property stream learners monitors
+	$(BIN)/python -m pytest -m 'not full' tests/integration tests/faults
 
 lint: $(SETUP)
 	$(BIN)/ruff check .

@@ -74,13 +74,6 @@ def test_streamed_metrics_equal_progressive_val_score(use: str, task: Task) -> N
     equal_to_progressive_val_score(use, task, small(use, task), n=100 if use in SLOW else 350)
 
 
-@pytest.mark.full
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize(("use", "task"), EVERY)
-def test_streamed_metrics_equal_progressive_val_score_at_full_size(use: str, task: Task) -> None:
-    equal_to_progressive_val_score(use, task, {}, n=500 if use in SLOW else 1250)
-
-
 @pytest.mark.parametrize(("use", "task"), EVERY)
 def test_every_registered_learner_keeps_its_promises_on_numbers_and_strings(use: str, task: Task) -> None:
     problems = find_problems(
