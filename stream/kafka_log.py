@@ -312,6 +312,7 @@ class KafkaLog:
             config["message.timeout.ms"] = (
                 0  # as long as it takes: what is given up could not be sent in order
             )
+            config["linger.ms"] = 5  # the commit of this kind waits for deliveries and does not hurry them
         producer = Producer(config)
         if self._exactly_once:
             self._init_transactions(producer)
