@@ -299,20 +299,23 @@ class KafkaLog:
         return self._refused(code, what)
 
     def _new_producer(self) -> Producer:
+        if self._exactly_once:
+            delivery: dict[str, Any] = {
+                "transactional.id": self.writer,
+                "transaction.timeout.ms": self._settings.worker.transaction_timeout_ms,
+            }
+        else:
+            delivery = {
+                "message.timeout.ms": 0,  # as long as it takes: what is given up could not be sent in order
+                "linger.ms": 5,  # this kind of commit waits for deliveries and does not hurry them
+            }
         config = {
             **PRODUCER_TUNING,
+            **delivery,
             **self._base,
             "enable.idempotence": True,
             "on_delivery": self._on_delivery_error,
         }
-        if self._exactly_once:
-            config["transactional.id"] = self.writer
-            config["transaction.timeout.ms"] = self._settings.worker.transaction_timeout_ms
-        else:
-            config["message.timeout.ms"] = (
-                0  # as long as it takes: what is given up could not be sent in order
-            )
-            config["linger.ms"] = 5  # the commit of this kind waits for deliveries and does not hurry them
         producer = Producer(config)
         if self._exactly_once:
             self._init_transactions(producer)
