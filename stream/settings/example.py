@@ -25,7 +25,7 @@ features = {{ except = [] }}                 # all others; or a list of fields; 
 #expire_after_seconds = 86400              # how long a prediction waits for its label
 
 [learner]
-use = "logistic-regression"                # `headrace check` names the others
+use = "logistic-regression"                # `headrace catalog` lists the others
 #parameters = {{ l2 = 0.001 }}
 #seed = 42
 
