@@ -469,6 +469,9 @@ class KafkaLog:
                 self._fence(self._writer_of(partition))
                 (found,) = self._consumer.committed([where], timeout=START_TIMEOUT)
         except KafkaException as error:
+            # An admin client keeps asking with the leader epoch that it learned first, and is refused for ever by a
+            # broker that came back.
+            self._admin = AdminClient(dict(self._base))
             raise self._unanswered(error, what) from error
         if found.error is not None:
             raise self._unanswered(KafkaException(found.error), what)
