@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any, Final, Literal
 
 import orjson
@@ -21,6 +22,10 @@ MAX_RECORD_BYTES: Final = 256 * 1024
 MAX_FEATURES: Final = 1_000
 MAX_NAME_CHARACTERS: Final = 128
 MAX_TEXT_CHARACTERS: Final = 1_024
+#: Regression: squares of larger labels overflow, and one of them would leave every later figure without a value.
+LARGEST_LABEL: Final = 1e100
+#: The largest value that fits a dead-letter topic; a record that is larger unpacked is kept as size and digest.
+MAX_DEAD_LETTER_BYTES: Final = 90_000_000
 #: Times above this many seconds (the year 5138) can only be milliseconds.
 MAX_SECONDS: Final = 1e11
 
@@ -209,7 +214,7 @@ class EventDecoder:
             )
         if time - record_time > self._max_ahead_seconds:
             raise RecordError(
-                f'field "{self._time_field}" is {_shown(given)}, {time - record_time:,.0f} s ahead of the record\'s '
+                f'field "{self._time_field}" is {_shown(given)}, {time - record_time:,.6g} s ahead of the record\'s '
                 f"timestamp; expected at most {self._max_ahead_seconds:,.0f} s"
             )
         return time
@@ -249,6 +254,8 @@ def _text_label(label: object) -> str:
 
 def _number_label(label: object) -> float:
     if isinstance(label, (int, float)) and not isinstance(label, bool):
+        if not -LARGEST_LABEL <= label <= LARGEST_LABEL:
+            raise RecordError(f"the label is {label:.6g}; expected a number between -1e100 and 1e100")
         return float(label)
     raise RecordError(f"the label is {_shown(label)}; expected a number (regression)")
 
@@ -308,9 +315,18 @@ def finite(value: float) -> float | None:
 def dead_letter(record: Record, *, pipeline: str, topic: str, stage: str, error: BaseException) -> Output:
     """The record itself, byte for byte, with headers that say where it stood and why it is here.
 
-    The original headers come first and untouched; ours start with `headrace.`.
+    The original headers come first and untouched; ours start with `headrace.`. A value too large for any topic (a small
+    compressed record can unpack to gigabytes) is left out, with its size and SHA-256 in two more headers.
     """
     message = str(error) or type(error).__name__
+    value = record.value
+    omitted: Headers = ()
+    if value is not None and len(value) > MAX_DEAD_LETTER_BYTES:
+        omitted = (
+            ("headrace.omitted-bytes", str(len(value)).encode()),
+            ("headrace.omitted-sha256", sha256(value).hexdigest().encode()),
+        )
+        value = None
     ours: Headers = (
         ("headrace.pipeline", pipeline.encode()),
         ("headrace.position", position(topic, record.partition, record.offset).encode()),
@@ -321,4 +337,4 @@ def dead_letter(record: Record, *, pipeline: str, topic: str, stage: str, error:
         ("headrace.error", type(error).__name__.encode()),
         ("headrace.message", message[:MAX_TEXT_CHARACTERS].encode("utf-8", "replace")),
     )
-    return Output("dead_letters", record.key, record.value, (*(record.headers or ()), *ours))
+    return Output("dead_letters", record.key, value, (*(record.headers or ()), *ours, *omitted))

@@ -1,7 +1,8 @@
 """What one partition does with one record: records in, outputs out.
 
 Plain Python: no I/O, no clock, no Kafka types. The worker, the backtest and the tests run this same object, so what
-holds for one holds for all. Its state is a pure function of the records it was given, in order (DESIGN section 2).
+holds for one holds for all. Its state is a pure function of the records it was given, in order: see
+docs/explanation/determinism.md.
 """
 
 from __future__ import annotations
@@ -102,7 +103,8 @@ class Pipeline:
                     f"the label {y!r} is one class too many; expected at most {MAX_CLASSES:,} classes"
                 )
                 return (self._dead_letter(record, "decode", refusal),)
-            state.classes[y] = None
+            if x is not None or (event_id is not None and event_id in state.pending):
+                state.classes[y] = None  # it will be learned; an answer to nothing takes no place
         state.events += 1
         if time > state.clock:
             state.clock = time

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from stream.build import new_pipeline
 from stream.codec import (
+    LARGEST_LABEL,
     MAX_FEATURES,
     MAX_NAME_CHARACTERS,
     MAX_TEXT_CHARACTERS,
@@ -134,7 +135,7 @@ FEATURES = st.dictionaries(TEXT, NUMBERS | st.booleans() | TEXT, min_size=1, max
 LABELS: dict[Task, st.SearchStrategy[Any]] = {
     "binary": st.booleans(),
     "multiclass": TEXT,
-    "regression": st.floats(allow_nan=False, allow_infinity=False),
+    "regression": st.floats(-LARGEST_LABEL, LARGEST_LABEL),
 }
 
 
@@ -173,7 +174,7 @@ def test_any_prediction_is_written_as_valid_json(y_pred: Any, y_proba: dict[Any,
     assert all(type(score) in (float, type(None)) for score in scores.values())
 
 
-@given(y_pred=ODD_NUMBERS, y=st.floats(allow_nan=False, allow_infinity=False))
+@given(y_pred=ODD_NUMBERS, y=st.floats(-LARGEST_LABEL, LARGEST_LABEL))
 def test_what_a_regressor_predicts_is_written_as_a_number_or_null(y_pred: float, y: float) -> None:
     from river import base
 

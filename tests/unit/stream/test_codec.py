@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from stream.codec import (
     scores_of,
 )
 from stream.errors import RecordError
-from stream.records import Event
+from stream.records import Event, Record
 from tests.helpers import body, record
 
 #: 2026-01-31T00:00:00Z.
@@ -212,7 +213,7 @@ def test_multiclass_refuses_what_is_no_class(label: object) -> None:
     assert "expected" in reason(body(features={"a": 1}, label=label), task="multiclass")
 
 
-@pytest.mark.parametrize("label", [1, 1.5, -2, 0, 1e300, 2**64 - 1])
+@pytest.mark.parametrize("label", [1, 1.5, -2, 0, 1e100, 2**64 - 1])
 def test_regression_labels_become_floats(label: float) -> None:
     y = label_of(label, "regression")
 
@@ -539,3 +540,23 @@ def test_numpy_values_are_written_as_the_numbers_they_are() -> None:
     }
 
     assert orjson.loads(encode_json(values)) == {"a": 0.1, "b": 3, "c": True, "d": "x", "e": 0.5}
+
+
+def test_a_label_whose_square_overflows_is_refused() -> None:
+    decoder = EventDecoder(task="regression")
+
+    with pytest.raises(RecordError, match=r"the label is 1e\+200; expected a number between"):
+        decoder.decode(Record(0, 0, 0, None, b'{"features": {"a": 1}, "label": 1e200}'))
+
+
+def test_a_value_too_large_for_any_topic_leaves_its_size_and_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stream.codec.MAX_DEAD_LETTER_BYTES", 10)
+    large = Record(0, 0, 0, b"k", b"x" * 11, [("h", b"1")])
+
+    letter = dead_letter(large, pipeline="p", topic="t", stage="decode", error=RecordError("too large"))
+
+    assert (letter.key, letter.value) == (b"k", None)
+    assert letter.headers is not None
+    assert letter.headers[0] == ("h", b"1")
+    assert dict(letter.headers)["headrace.omitted-bytes"] == b"11"
+    assert dict(letter.headers)["headrace.omitted-sha256"] == sha256(b"x" * 11).hexdigest().encode()

@@ -414,6 +414,15 @@ def test_class_number_1001_is_refused_and_the_thousand_go_on() -> None:
     assert pipeline.state.learner.learned == MAX_CLASSES + 1
 
 
+def test_an_answer_to_nothing_takes_no_class() -> None:
+    pipeline = new_pipeline(settings_for("multiclass", learner={"use": "majority-class"}))
+
+    run(pipeline, *[body(id=i, label=f"junk {i}") for i in range(MAX_CLASSES + 1)])
+
+    assert pipeline.state.classes == {}
+    assert (pipeline.state.unmatched, pipeline.state.dead_letters) == (MAX_CLASSES + 1, 0)
+
+
 def test_a_prediction_that_is_not_finite_is_null_and_counted() -> None:
     class Infinite(base.Regressor):
         def predict_one(self, x: X) -> float:
