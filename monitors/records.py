@@ -81,6 +81,8 @@ class Status:
     unmatched: int
     #: Questions whose id was already waiting for its label.
     duplicates: int
+    #: Predicted numbers that were NaN or infinite, written as null.
+    non_finite: int
     #: Events per second since the last status.
     rate: float
     #: How many scored predictions the figures called `window` look back on.

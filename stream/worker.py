@@ -1,8 +1,8 @@
 """The data plane's loop: poll, process, commit; restore what is assigned, let go of what is revoked.
 
-The numbers are those of the checkpoint protocol (DESIGN section 5): 1 begin, 2 process, 3 commit, 4 snapshot (not yet
-there: a restart replays from the origin), 5 restore, 6 revocation and the end, 7 errors. The decisions are made on the
-port `stream.log.Log`, so they can be tested without a broker.
+The numbers are those of the checkpoint protocol in docs/explanation/checkpoints.md: 1 begin, 2 process, 3 commit,
+4 snapshot (not yet there: a restart replays from the origin), 5 restore, 6 revocation and the end, 7 errors. The
+decisions are made on the port `stream.log.Log`, so they can be tested without a broker.
 """
 
 from __future__ import annotations
@@ -487,6 +487,7 @@ class Worker:
                 expired=state.pending.expired,
                 unmatched=state.unmatched,
                 duplicates=state.duplicates,
+                non_finite=state.non_finite,
                 rate=(state.events - owned.status_events) / since if since > 0 else 0.0,
                 window=state.prequential.window,
                 metrics=state.prequential.values(),

@@ -34,6 +34,7 @@ STATUS = Status(
     expired=0,
     unmatched=0,
     duplicates=0,
+    non_finite=0,
     rate=10.5,
     window=1000,
     metrics={"accuracy": {"value": 0.5, "window": None}},
