@@ -1,4 +1,4 @@
-"""What a commit says about itself, and whether this worker may go on from it (DESIGN section 5, step 1 and 5)."""
+"""What a commit says about itself, and whether a worker may go on from it: steps 1 and 5 of the protocol."""
 
 from __future__ import annotations
 

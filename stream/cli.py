@@ -8,12 +8,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stream.errors import HeadraceError
+from stream.errors import EnvironmentRefused, HeadraceError
 
 if TYPE_CHECKING:
     from stream.settings import Settings
@@ -120,7 +121,13 @@ def init(
 ) -> None:
     """Write a short commented settings file that works as it is with `headrace broker`."""
     from stream.settings import example_settings  # noqa: PLC0415
+    from stream.settings.tree import NAME  # noqa: PLC0415
 
+    if NAME.fullmatch(name) is None:
+        raise typer.BadParameter(
+            f"{name!r} is no name for a pipeline; expected 1 to 100 of a-z, 0-9, dot, underscore and hyphen, "
+            "a letter or digit first."
+        )
     path = Path(f"{name}.toml")
     if path.exists():
         raise typer.BadParameter(f"{path} is there already; choose another name or remove it.")
@@ -519,9 +526,27 @@ def print_json(body: object) -> None:
     sys.stdout.flush()
 
 
+def require_our_packages() -> None:
+    """Refuse to start where `learners` or `monitors` is another package of that name.
+
+    Raises:
+        EnvironmentRefused: One is; says where it lies.
+    """
+    ours = Path(__file__).resolve().parent.parent
+    for name in ("learners", "monitors"):
+        found = find_spec(name)
+        if found is None or found.origin is None or Path(found.origin).resolve().parent.parent != ours:
+            where = "nowhere" if found is None else found.origin or "a folder without __init__.py"
+            raise EnvironmentRefused(
+                f"the package {name!r} of Headrace is hidden by another ({where}); expected it in {ours}. "
+                "Rename that one, or take its folder out of PYTHONPATH."
+            )
+
+
 def main() -> None:
     """Run the command line; an error that is somebody's to mend ends it with its sentence and its exit code."""
     try:
+        require_our_packages()
         app()
     except HeadraceError as error:
         typer.echo(f"headrace: {error}", err=True)

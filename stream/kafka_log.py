@@ -28,7 +28,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from stream.checkpoint import CommitMetadata
-from stream.errors import EnvironmentRefused, HeadraceError
+from stream.errors import ConfigError, EnvironmentRefused, HeadraceError, Mistake
 from stream.log import CommitAborted, CommitRetriable, Committed, ProducerFenced
 from stream.records import Headers, Output, Record, new_tuple, position
 from stream.settings import Settings
@@ -60,7 +60,7 @@ CONSUMER_TUNING: Final[Mapping[str, Any]] = {
     "fetch.wait.max.ms": 100,
     "fetch.error.backoff.ms": 50,
 }
-#: A retry backoff of 100 ms, the default, makes each next transaction wait: p99 130 ms (FACTS section 2).
+#: A retry backoff of 100 ms, the default, makes each next transaction wait: p99 130 ms, measured.
 PRODUCER_TUNING: Final[Mapping[str, Any]] = {
     "retry.backoff.ms": 5,
     "retry.backoff.max.ms": 200,
@@ -88,6 +88,12 @@ NOT_ALLOWED: Final = (
 )
 #: In the place of headers with a name that is not UTF-8, so that a dead letter says that it lost them.
 UNREADABLE_HEADERS: Final = (("headrace.unreadable-headers", b"a header's name is not UTF-8"),)
+#: After a restart of the broker: the client's leader epochs are of before, and it asks for new ones only when told to.
+STALE_METADATA: Final = (
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+)
 #: No answer from the broker, or that of one that is starting again or handing over.
 NO_ANSWER: Final = (
     KafkaError._TIMED_OUT,
@@ -99,9 +105,7 @@ NO_ANSWER: Final = (
     KafkaError.REQUEST_TIMED_OUT,
     KafkaError.BROKER_NOT_AVAILABLE,
     KafkaError.LEADER_NOT_AVAILABLE,
-    KafkaError.NOT_LEADER_FOR_PARTITION,
-    KafkaError.FENCED_LEADER_EPOCH,
-    KafkaError.UNKNOWN_LEADER_EPOCH,
+    *STALE_METADATA,
     KafkaError.OFFSET_NOT_AVAILABLE,
     KafkaError.UNSTABLE_OFFSET_COMMIT,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
@@ -211,7 +215,7 @@ class KafkaLog:
             "log_level": 2,
             "logger": SILENT,
         }
-        self._admin = AdminClient(dict(self._base))
+        self._admin = _admin_client(settings, self._base)
         self._check_topics()
         self._group = settings.name
         self._consumer = Consumer(
@@ -294,6 +298,10 @@ class KafkaLog:
     def _unanswered(self, error: KafkaException, what: str) -> Exception:
         """What became of a question: ask again later, or refuse."""
         code: KafkaError = error.args[0]
+        if code.code() in STALE_METADATA:
+            for client in (self._admin, self._consumer):
+                with contextlib.suppress(KafkaException):
+                    client.list_topics(timeout=COMMIT_TIMEOUT)
         if code.code() not in NO_SUCH_TOPIC and (code.retriable() or code.code() in NO_ANSWER):
             return CommitRetriable(f"{what}: {code.str()}")
         return self._refused(code, what)
@@ -742,6 +750,25 @@ def _headers(message: Any) -> Headers | None:
         return UNREADABLE_HEADERS
 
 
+def _admin_client(settings: Settings, config: Mapping[str, Any]) -> AdminClient:
+    """The first client that sees the configuration.
+
+    Raises:
+        ConfigError: librdkafka does not take a key or a value of `[kafka.librdkafka]`.
+    """
+    try:
+        return AdminClient(dict(config))
+    except (KafkaException, ValueError, TypeError) as error:
+        cause = error.args[0]
+        text = cause.str() if isinstance(cause, KafkaError) else str(error)
+        mistake = Mistake(
+            place=str(settings.path),
+            setting="[kafka.librdkafka]",
+            text=f"is not taken by librdkafka: {text}. Its CONFIGURATION.md lists every key and its values.",
+        )
+        raise ConfigError([mistake]) from error
+
+
 def count_brokers(settings: Settings, timeout: float = START_TIMEOUT) -> int:
     """How many brokers the data plane's client sees: whether it can connect at all.
 
@@ -749,8 +776,7 @@ def count_brokers(settings: Settings, timeout: float = START_TIMEOUT) -> int:
         EnvironmentRefused: It can't; says why.
     """
     errors = ClientErrors(quiet=True)
-    config: dict[str, Any] = {**librdkafka_config(settings.kafka), "error_cb": errors, "log_level": 0}
-    admin = AdminClient(config)
+    admin = _admin_client(settings, {**librdkafka_config(settings.kafka), "error_cb": errors, "log_level": 0})
     try:
         return len(admin.list_topics(timeout=timeout).brokers)
     except KafkaException as error:
