@@ -24,7 +24,7 @@ from benchmarks.topics import create_topics, fill
 from stream.broker import Broker
 
 PACKAGES = ("confluent-kafka", "river", "orjson", "numpy")
-#: Promise 5 (DESIGN section 1): our own CPU an event at most, and the aim, microseconds.
+#: What the README promises: our own CPU an event at most, and the aim, microseconds.
 OWN_CPU_LIMIT, OWN_CPU_AIM = 10.0, 8.0
 RSS_LIMIT_MIB = 200.0
 

@@ -16,7 +16,7 @@ from river import drift
 
 from monitors.records import Label, Level, Task
 
-# How many of the last values "mean after" looks at (DESIGN, section 4).
+# How many of the last values "mean after" looks at.
 _RECENT = 100
 # Detectors square what they are given: one value beyond this would turn their sums into inf or nan for ever.
 _LIMIT = 1e100
