@@ -376,7 +376,8 @@ class KafkaCase:
             )
             topic = self.topic("predictions")
             self._reader.assign([TopicPartition(topic, p) for p in range(self.partitions)])
-        while records := self._reader.poll(timeout_ms=100):
+        deadline = time.monotonic() + 0.5  # under a stream there is always more
+        while time.monotonic() < deadline and (records := self._reader.poll(timeout_ms=100)):
             self._seen += sum(map(len, records.values()))
         return self._seen
 
