@@ -11,6 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from threading import Thread
 from typing import Any, Final
 
 import structlog
@@ -48,6 +49,8 @@ LEAVE_TIMEOUT: Final = 2.0
 #: that holds it back. The markers of a living one come within milliseconds, after its commit was answered.
 COMMITTED_TIMEOUT: Final = 2.0
 MARKERS_TIMEOUT: Final = 1.0
+#: Seconds without a share of the partitions after which a worker joins the group anew.
+REJOIN_PATIENCE: Final = 20.0
 #: Seconds before the same kind of complaint of librdkafka is logged again: it tries again many times a second.
 COMPLAINT_PAUSE: Final = 30.0
 #: Records taken from librdkafka's queue at once.
@@ -101,6 +104,8 @@ NO_ANSWER: Final = (
     KafkaError._WAIT_COORD,
     KafkaError._ALL_BROKERS_DOWN,
     KafkaError._TIMED_OUT_QUEUE,
+    KafkaError._WAIT_CACHE,
+    KafkaError._NOENT,  # no leader found
     KafkaError.NETWORK_EXCEPTION,
     KafkaError.REQUEST_TIMED_OUT,
     KafkaError.BROKER_NOT_AVAILABLE,
@@ -218,23 +223,11 @@ class KafkaLog:
         self._admin = _admin_client(settings, self._base)
         self._check_topics()
         self._group = settings.name
-        self._consumer = Consumer(
-            {
-                **CONSUMER_TUNING,
-                **self._base,
-                "error_cb": self._consumer_errors,
-                "group.id": self._group,
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                # Offsets are set by us: anything else jumps silently over a truncated log.
-                "auto.offset.reset": "error",
-                "isolation.level": "read_committed",
-                "partition.assignment.strategy": "cooperative-sticky",
-                "session.timeout.ms": settings.worker.session_timeout_ms,
-                "heartbeat.interval.ms": min(3_000, settings.worker.session_timeout_ms // 3),
-                "enable.partition.eof": True,
-            }
-        )
+        self._consumer = self._new_consumer()
+        self._subscribe: Callable[[], None] = lambda: None
+        self._closing: Thread | None = None
+        #: When this worker last began to wait for its share, seconds on the monotonic clock.
+        self._waits_since = time.monotonic()
         self._producer: Producer | None = None
         self._status = Producer({**self._base, "linger.ms": 100, "queue.buffering.max.kbytes": 4_096})
         self._has_assignment = False
@@ -306,6 +299,26 @@ class KafkaLog:
             return CommitRetriable(f"{what}: {code.str()}")
         return self._refused(code, what)
 
+    def _new_consumer(self) -> Consumer:
+        worker = self._settings.worker
+        return Consumer(
+            {
+                **CONSUMER_TUNING,
+                **self._base,
+                "error_cb": self._consumer_errors,
+                "group.id": self._group,
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                # Offsets are set by us: anything else jumps silently over a truncated log.
+                "auto.offset.reset": "error",
+                "isolation.level": "read_committed",
+                "partition.assignment.strategy": "cooperative-sticky",
+                "session.timeout.ms": worker.session_timeout_ms,
+                "heartbeat.interval.ms": min(3_000, worker.session_timeout_ms // 3),
+                "enable.partition.eof": True,
+            }
+        )
+
     def _new_producer(self) -> Producer:
         if self._exactly_once:
             delivery: dict[str, Any] = {
@@ -362,7 +375,10 @@ class KafkaLog:
                         f"no broker serves transactions at {self._servers} ({error})."
                     ) from error
 
+        # A consumer that was replaced may still call back while it closes: it has no say any more.
         def assigned(consumer: Consumer, partitions: list[TopicPartition]) -> None:
+            if consumer is not self._consumer:
+                return
             # Fetching starts in `start`, when the state is there: the assignment is taken empty-handed.
             consumer.incremental_assign([])
             self._has_assignment = True
@@ -371,6 +387,8 @@ class KafkaLog:
         def let_go(
             consumer: Consumer, partitions: list[TopicPartition], tell: Callable[[Sequence[int]], None]
         ) -> None:
+            if consumer is not self._consumer:
+                return
             numbers = [item.partition for item in partitions]
             tell(numbers)
             self._assigned = [number for number in self._assigned if number not in numbers]
@@ -379,15 +397,39 @@ class KafkaLog:
             self._started.difference_update(started)
 
         def lost(consumer: Consumer, partitions: list[TopicPartition]) -> None:
-            self._has_assignment = False
+            if consumer is self._consumer:
+                self._has_assignment = False
             let_go(consumer, partitions, on_lost)
+            self._waits_since = time.monotonic()
 
-        self._consumer.subscribe(
+        self._subscribe = lambda: self._consumer.subscribe(
             [self._topic],
             on_assign=assigned,
             on_revoke=lambda consumer, partitions: let_go(consumer, partitions, on_revoked),
             on_lost=lost,
         )
+        self._waits_since = time.monotonic()
+        self._subscribe()
+
+    def _rejoin_if_forgotten(self) -> None:
+        """Join anew, with a new consumer, when the group has given no share for much too long.
+
+        After a broker was frozen for longer than the session, a consumer was seen once in a few times never to ask
+        for its place again. The old one is closed aside, since that may take as long.
+        """
+        patience = max(REJOIN_PATIENCE, 3 * self._settings.worker.session_timeout_ms / 1_000)
+        if self._has_assignment or time.monotonic() - self._waits_since < patience:
+            return
+        self._waits_since = time.monotonic()
+        if self._closing is not None and self._closing.is_alive():
+            return
+        log.warning("no share of the partitions for too long, joining anew", seconds=patience)
+        self._closing = Thread(target=self._consumer.close, daemon=True)
+        self._consumer = self._new_consumer()
+        self._started.clear()
+        self._assigned.clear()
+        self._subscribe()
+        self._closing.start()
 
     def poll(self, timeout_seconds: float) -> Sequence[Record]:
         """See `stream.log.Log.poll`."""
@@ -395,6 +437,7 @@ class KafkaLog:
         if first is None:
             if self._consumer_errors.refusal is not None:
                 raise self._refused(self._consumer_errors.refusal, f"topic {self._topic!r}")
+            self._rejoin_if_forgotten()
             return ()
         records: list[Record] = []
         append = records.append
