@@ -672,9 +672,8 @@ class KafkaLog:
         if not self._in_transaction:
             self._begin(producer)
         try:
-            producer.send_offsets_to_transaction(
-                offsets, self._consumer.consumer_group_metadata(), COMMIT_TIMEOUT
-            )
+            group = self._consumer.consumer_group_metadata()
+            _bounded(lambda: producer.send_offsets_to_transaction(offsets, group, COMMIT_TIMEOUT))
         except KafkaException as error:
             self._raise_delivery_error()
             raise self._commit_error(error) from error
@@ -791,6 +790,34 @@ def _headers(message: Any) -> Headers | None:
         return message.headers()  # type: ignore[no-any-return]  # the message is untyped
     except (SystemError, UnicodeDecodeError):
         return UNREADABLE_HEADERS
+
+
+def _bounded(call: Callable[[], None]) -> None:
+    """Make a call that is to come back within `COMMIT_TIMEOUT`, and does not always.
+
+    After a broker's restart `send_offsets_to_transaction` was seen never to return. The producer is then left to
+    itself in a thread of its own, and a new one under the same id ends its transaction.
+
+    Raises:
+        ProducerFenced: It has not come back after three times that long.
+    """
+    outcome: list[Exception | None] = []
+
+    def run() -> None:
+        try:
+            call()
+        except Exception as error:
+            outcome.append(error)
+        else:
+            outcome.append(None)
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(3 * COMMIT_TIMEOUT)
+    if not outcome:
+        raise ProducerFenced(f"librdkafka did not come back within {3 * COMMIT_TIMEOUT:.0f} s")
+    if outcome[0] is not None:
+        raise outcome[0]
 
 
 def _admin_client(settings: Settings, config: Mapping[str, Any]) -> AdminClient:
