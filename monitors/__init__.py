@@ -9,6 +9,7 @@ from monitors.drift import (
     check_drift,
     drift_problems,
 )
+from monitors.labels import LABEL_COUNTS, add_histograms, delay_histogram, label_health, labels_that_came
 from monitors.prequential import (
     METRICS,
     MetricSpec,
@@ -18,16 +19,25 @@ from monitors.prequential import (
     metric_problems,
     weighted_mean,
 )
-from monitors.records import Alert, Figures, Label, Level, Status, Task
+from monitors.records import Alert, Figures, Incident, Label, Level, Severity, SnapshotFacts, Status, Task
 
 __all__ = [
     # records
     "Alert",
     "Figures",
+    "Incident",
     "Label",
     "Level",
+    "Severity",
+    "SnapshotFacts",
     "Status",
     "Task",
+    # labels
+    "LABEL_COUNTS",
+    "add_histograms",
+    "delay_histogram",
+    "label_health",
+    "labels_that_came",
     # prequential metrics
     "METRICS",
     "MetricSpec",

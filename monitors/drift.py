@@ -2,6 +2,7 @@
 
 A watch is one detector on one sequence of numbers. `error` is 0 or 1 for classification and the absolute
 error for regression; `label` and `prediction` are 0 or 1 for two classes and the number for regression;
+`label:CLASS` is 1 for that one of several classes and 0 for the others; `label_delay` is the time that a label took;
 `feature:NAME` is a numeric feature.
 """
 
@@ -16,12 +17,17 @@ from river import drift
 
 from monitors.records import Label, Level, Task
 
-# How many of the last values "mean after" looks at.
+# How many of the last values "mean after" and "now" look at.
 _RECENT = 100
+# Most values kept of those before: enough for a histogram of 20 bins, and few in a snapshot.
+_SAMPLE = 512
+_BINS = 20
 # Detectors square what they are given: one value beyond this would turn their sums into inf or nan for ever.
 _LIMIT = 1e100
 
 _FEATURE = "feature:"
+_CLASS = "label:"
+_DELAY = "label_delay"
 
 
 class RiverDetector(Protocol):
@@ -199,7 +205,7 @@ DETECTORS: Mapping[str, DetectorSpec] = {spec.name: spec for spec in _specs()}
 class DriftWatch:
     """One detector on one sequence of numbers, as the settings have it."""
 
-    #: `error`, `label`, `prediction` or `feature:NAME`.
+    #: `error`, `label`, `label:CLASS`, `label_delay`, `prediction` or `feature:NAME`.
     watch: str
     #: Name in `DETECTORS`.
     detector: str = "adwin"
@@ -237,23 +243,36 @@ def drift_problems(watch: str, detector: str, parameters: Mapping[str, object], 
         ['detector "ddm" takes only 0 and 1, "error" is any number here; use adwin, kswin or page-hinkley.']
     """
     problems = []
-    is_feature = watch.startswith(_FEATURE)
-    watches = ["error", "label", "prediction"] if task != "multiclass" else ["error"]
-    if watch in ("label", "prediction") and task == "multiclass":
-        problems.append(f'watch "{watch}" is a class of many here, not a number; watch "error" or a feature.')
+    is_number = watch.startswith(_FEATURE) or watch == _DELAY or task == "regression"
+    several = task == "multiclass"
+    watches = ["error", *([] if several else ["label", "prediction"]), _DELAY]
+    named = ["feature:NAME", *(["label:CLASS"] if several else [])]
+    if watch in ("label", "prediction") and several:
+        instead = '"label:CLASS"' if watch == "label" else '"error"'
+        problems.append(
+            f'watch "{watch}" is a class of many here, not a number; watch {instead} or a feature.'
+        )
     elif watch == _FEATURE:
         problems.append('watch "feature:" names no feature; expected feature:NAME.')
-    elif watch not in watches and not is_feature:
+    elif watch == _CLASS:
+        problems.append('watch "label:" names no class; expected label:CLASS.')
+    elif watch.startswith(_CLASS) and not several:
+        problems.append(
+            f'watch "{watch}" is for one of several classes, task "multiclass"; watch "label" here.'
+        )
+    elif watch not in watches and not watch.startswith((_FEATURE, _CLASS)):
         near = get_close_matches(watch, watches, n=1)
-        hint = f'did you mean "{near[0]}"?' if near else f"expected {', '.join(watches)} or feature:NAME."
-        problems.append(f'watch "{watch}" is not known; {hint}')
+        expected = f"expected {', '.join([*watches, *named[:-1]])} or {named[-1]}."
+        problems.append(
+            f'watch "{watch}" is not known; ' + (f'did you mean "{near[0]}"?' if near else expected)
+        )
 
     spec = DETECTORS.get(detector)
     if spec is None:
         near = get_close_matches(detector, DETECTORS, n=1)
         hint = f'did you mean "{near[0]}"?' if near else f"expected one of: {', '.join(DETECTORS)}."
         return [*problems, f'detector "{detector}" is not known; {hint}']
-    if spec.binary_input and not problems and (is_feature or task == "regression"):
+    if spec.binary_input and not problems and is_number:
         problems.append(
             f'detector "{detector}" takes only 0 and 1, "{watch}" is any number here; '
             "use adwin, kswin or page-hinkley."
@@ -309,9 +328,9 @@ class DriftMonitor:
     """The drift watches of one partition.
 
     `predicted` feeds what is known with the features (`prediction`, `feature:NAME`), `labelled` what is known
-    with the label (`error`, `label`); a labelled event goes through both, in that order. A warning is told
-    once, when the detector enters that state. After a drift the detector starts afresh with the next value,
-    and so do the means.
+    with the label (`error`, `label`, `label:CLASS`); a labelled event goes through both, in that order. `delayed`
+    feeds how long a label took that came in a record of its own. A warning is told once, when the detector enters
+    that state. After a drift the detector starts afresh with the next value, and so do the means.
 
     Args:
         watches: What to watch with which detector; no pair of the two twice.
@@ -328,6 +347,7 @@ class DriftMonitor:
     """
 
     __slots__ = (
+        "_delays",
         "_errors",
         "_features",
         "_labels",
@@ -335,6 +355,7 @@ class DriftMonitor:
         "_predictions",
         "_watches",
         "task",
+        "watches_delays",
         "watches_predictions",
     )
 
@@ -349,13 +370,21 @@ class DriftMonitor:
         self._numeric = task == "regression"
         self._watches = tuple(_Watched(watch, seed) for watch in watches)
         self._errors = tuple(w for w in self._watches if w.watch == "error")
-        self._labels = tuple(w for w in self._watches if w.watch == "label")
+        #: Each with the class whose coming it watches; None: the label itself.
+        self._labels = tuple(
+            (None if w.watch == "label" else w.watch.removeprefix(_CLASS), w)
+            for w in self._watches
+            if w.watch == "label" or w.watch.startswith(_CLASS)
+        )
+        self._delays = tuple(w for w in self._watches if w.watch == _DELAY)
         self._predictions = tuple(w for w in self._watches if w.watch == "prediction")
         self._features = tuple(
             (w.watch.removeprefix(_FEATURE), w) for w in self._watches if w.watch.startswith(_FEATURE)
         )
         #: Whether `predicted` has anything to feed; if not, it need not be called.
         self.watches_predictions = bool(self._predictions or self._features)
+        #: The same of `delayed`.
+        self.watches_delays = bool(self._delays)
 
     def predicted(self, x: Mapping[str, object], y_pred: Label | None, at: int) -> tuple[Alarm, ...]:
         """A prediction was made.
@@ -394,24 +423,93 @@ class DriftMonitor:
             for watched in self._errors:
                 if (alarm := watched.feed(error, at)) is not None:
                     alarms += (alarm,)
-        for watched in self._labels:
-            if (alarm := watched.feed(float(y), at)) is not None:
+        for name, watched in self._labels:
+            value = float(y) if name is None else 1.0 if y == name else 0.0
+            if (alarm := watched.feed(value, at)) is not None:
                 alarms += (alarm,)
         return alarms
 
+    def delayed(self, seconds: float, at: int) -> tuple[Alarm, ...]:
+        """A label came in a record of its own.
+
+        Args:
+            seconds: Event time from its question; negative: it came before that.
+            at: The record's offset, kept as `last_drift_at` for the status.
+        """
+        alarms = _NONE
+        for watched in self._delays:
+            if (alarm := watched.feed(seconds, at)) is not None:
+                alarms += (alarm,)
+        return alarms
+
+    def counts(self) -> list[dict[str, object]]:
+        """One mapping for each watch: what it is, its state and its counters since the start. Quickly had."""
+        return [watched.counts() for watched in self._watches]
+
     def status(self) -> list[dict[str, object]]:
-        """One mapping for each watch: what it is, its state and its counters since the start."""
+        """One mapping for each watch: its counts, its means, and how its values are distributed.
+
+        Beside `counts`: `mean_before` (since the last drift, or the start) and `mean_now` (of the last 100 values),
+        None without values; `distribution`, see `histogram`, of the last 100 values, or of those since the last
+        drift, beside the values before them. Right after a drift, until there are 100 values before those of now,
+        these are of the time before the drift: what it drifted from.
+        """
         return [watched.status() for watched in self._watches]
+
+    def alarms(self) -> tuple[int, ...]:
+        """Drifts and warnings since the start: two numbers for each watch, in order."""
+        return tuple(count for watched in self._watches for count in (watched.drifts, watched.warnings))
+
+
+def histogram(now: Sequence[float], before: Sequence[float]) -> dict[str, list[float] | list[int]] | None:
+    """Two samples counted in the same bins; None without any values.
+
+    Twenty equal bins from the smallest to the largest value of both, the upper edge of the last one included; two bins
+    for values that are all 0 or 1, and one, without width, for a single value.
+
+    Returns:
+        `edges`, one more than there are bins, rounded to a thousandth of a bin; `now` and `before`, how many values
+        are in each bin.
+
+    Example:
+        >>> histogram([0.0, 1.0, 1.0], [0.0, 0.0])
+        {'edges': [0.0, 0.5, 1.0], 'now': [1, 2], 'before': [2, 0]}
+        >>> histogram([7], [])
+        {'edges': [7.0, 7.0], 'now': [1], 'before': [0]}
+    """
+    values = [*now, *before]
+    if not values:
+        return None
+    low, high = float(min(values)), float(max(values))
+    bins = _BINS
+    if all(value in (0, 1) for value in values):
+        low, high, bins = 0.0, 1.0, 2
+    width = (high - low) / bins
+    if width == 0.0:  # also where the two differ by less than a float can be divided
+        return {"edges": [low, high], "now": [len(now)], "before": [len(before)]}
+    digits = 3 - math.floor(math.log10(width))
+    counted = {}
+    for name, sample in (("now", now), ("before", before)):
+        counts = [0] * bins
+        for value in sample:
+            counts[min(int((value - low) / width), bins - 1)] += 1
+        counted[name] = counts
+    edges = [round(low + width * number, digits) for number in range(bins + 1)]
+    return {"edges": edges, **counted}
 
 
 class _Watched:
     """A watch at work."""
 
     __slots__ = (
+        "_before_drift",
         "_correctness",
         "_has_warning",
+        "_keep_at",
         "_recent",
         "_river",
+        "_sample",
+        "_stride",
         "_total",
         "detector",
         "drifts",
@@ -445,6 +543,13 @@ class _Watched:
         self.warned = False
         self._total = 0.0
         self._recent: deque[float] = deque(maxlen=_RECENT)
+        #: Of the values since the last drift that are no longer among the recent ones every so many-th, from the first;
+        #: and at which count of `observed` the next one leaves that is to be kept.
+        self._sample: list[float] = []
+        self._stride = 1
+        self._keep_at = _RECENT + 1
+        #: The sample of before the last drift, until that of after it says enough.
+        self._before_drift: list[float] = []
 
     def feed(self, value: float, at: int) -> Alarm | None:
         if not -_LIMIT < value < _LIMIT:  # false for nan, too
@@ -452,6 +557,8 @@ class _Watched:
             return None
         self.observed += 1
         self._total += value
+        if self.observed == self._keep_at:
+            self._keep()
         self._recent.append(value)
         river = self._river
         river.update(1 - value if self._correctness else value)
@@ -462,7 +569,7 @@ class _Watched:
             self.warned = False
             self.start = self.observed
             self._total = 0.0
-            self._recent.clear()
+            self._begin_sample()
             return alarm
         if self._has_warning and river._warning_detected is not self.warned:
             self.warned = not self.warned
@@ -471,17 +578,51 @@ class _Watched:
                 return self._alarm("warning")
         return None
 
+    def _keep(self) -> None:
+        """Keep the value that leaves the recent ones; of a full sample only every second."""
+        sample = self._sample
+        sample.append(self._recent[0])
+        if len(sample) > _SAMPLE:
+            del sample[1::2]  # an odd number: the first and the last one stay
+            self._stride *= 2
+        elif len(sample) == _RECENT:
+            self._before_drift = []
+        self._keep_at = self.observed + self._stride
+
+    def _begin_sample(self) -> None:
+        """A drift: what was sampled is of the time before it; of a short time, all of its values are."""
+        is_short = len(self._sample) < _RECENT
+        self._before_drift = [*self._sample, *self._recent] if is_short else self._sample
+        self._sample = []
+        self._stride = 1
+        self._keep_at = self.observed + _RECENT + 1
+        self._recent.clear()
+
     def _alarm(self, level: Level) -> Alarm:
         return Alarm(
             level=level,
             watch=self.watch,
             detector=self.detector,
-            mean_before=self._total / (self.observed - self.start),
-            mean_after=math.fsum(self._recent) / len(self._recent),
+            mean_before=self._mean_before(),
+            mean_after=self._mean_now(),
             observed=self.observed,
         )
 
+    def _mean_before(self) -> float | None:
+        values = self.observed - self.start
+        return self._total / values if values else None
+
+    def _mean_now(self) -> float | None:
+        return math.fsum(self._recent) / len(self._recent) if self._recent else None
+
     def status(self) -> dict[str, object]:
+        return self.counts() | {
+            "mean_before": self._mean_before(),
+            "mean_now": self._mean_now(),
+            "distribution": histogram(self._recent, self._before_drift or self._sample),
+        }
+
+    def counts(self) -> dict[str, object]:
         return {
             "watch": self.watch,
             "detector": self.detector,

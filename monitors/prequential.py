@@ -23,6 +23,8 @@ from monitors.records import Label, Task
 
 # A fold costs some 20 microseconds beside its pairs: nothing when 256 labels share it.
 _BATCH = 256
+# Classes that are told one by one; a table of a thousand helps nobody.
+_MOST_CLASSES = 20
 
 Pair = tuple[Label, Any]
 """A label and what was predicted for it: a label, a number or a probability."""
@@ -310,6 +312,28 @@ class Prequential:
         found = self._by_class.read(self._class_pairs) | self._by_score.read(self._score_pairs)
         return {name: found[name] for name in self.names}
 
+    def classes(self) -> dict[str, dict[str, int]] | None:
+        """How often each class was predicted, and was the label, among the last `window` that were scored.
+
+        None for regression. Classes are as in JSON, `true` and `false` of two, the commonest first; beyond 20 the rest
+        are counted together as the class without a name, the empty string.
+
+        Example:
+            >>> prequential = Prequential(["accuracy"], "binary", window=2)
+            >>> for y, y_pred in [(False, False), (True, False), (True, True)]:
+            ...     prequential.update(y, y_pred, None)
+            >>> prequential.classes()
+            {'predicted': {'false': 1, 'true': 1}, 'label': {'true': 2}}
+        """
+        if self.task == "regression":
+            return None
+        recent = self._by_class.with_recent(self._class_pairs)
+        name = _binary_name if self.task == "binary" else str
+        return {
+            "predicted": _commonest(name(y_pred) for _, y_pred in recent),
+            "label": _commonest(name(y) for y, _ in recent),
+        }
+
     def baselines(self) -> dict[str, dict[str, float | None]]:
         """The first metric for each baseline, cumulative (`value`) and over the `window`."""
         return {
@@ -323,6 +347,18 @@ def _score(task: Task, y: Label, y_proba: Mapping[Label, float]) -> object:
     if task == "binary":
         return y_proba.get(True, 0.0)
     return {y: y_proba[y]} if y in y_proba else {}
+
+
+def _binary_name(y: Label) -> str:
+    return "true" if y else "false"
+
+
+def _commonest(names: Iterable[str]) -> dict[str, int]:
+    counts = Counter(names)
+    unnamed = counts.pop("", 0)
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    unnamed += sum(n for _, n in ordered[_MOST_CLASSES:])
+    return dict(ordered[:_MOST_CLASSES]) | ({"": unnamed} if unnamed else {})
 
 
 class _Scores:
@@ -342,12 +378,15 @@ class _Scores:
         for name, metric in self.metrics.items():
             if not _feed(name, metric, pairs) and name not in self.undefined:
                 self.undefined.append(name)
-        if self.metrics:
-            self.recent.extend(pairs)
+        self.recent.extend(pairs)
 
-    def read(self, pairs: Sequence[Pair]) -> dict[str, dict[str, float | None]]:
+    def with_recent(self, pairs: Sequence[Pair]) -> deque[Pair]:
         recent = self.recent.copy()
         recent.extend(pairs)
+        return recent
+
+    def read(self, pairs: Sequence[Pair]) -> dict[str, dict[str, float | None]]:
+        recent = self.with_recent(pairs)
         found = {}
         for name, metric in self.metrics.items():
             value = window = None

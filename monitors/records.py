@@ -1,7 +1,7 @@
 """The nouns that monitors and the pipeline share: what an alert says and what a status says."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
 Task = Literal["binary", "multiclass", "regression"]
@@ -12,6 +12,9 @@ Label = bool | str | float
 
 Level = Literal["warning", "drift"]
 """Warning: prepare. Drift: act."""
+
+Severity = Literal["info", "warning", "critical"]
+"""Good to know; look at it today; somebody should look now."""
 
 Figures = Mapping[str, Mapping[str, float | None]]
 """Per metric (or baseline): `value`, over everything scored, and `window`, over the last of it."""
@@ -25,7 +28,7 @@ class Alert:
     kind: Level
     #: Name of the pipeline.
     pipeline: str
-    #: What was watched: `error`, `label`, `prediction` or `feature:NAME`.
+    #: What was watched: `error`, `label`, `label:CLASS`, `label_delay`, `prediction` or `feature:NAME`.
     watch: str
     #: Name of the detector, as in the settings.
     detector: str
@@ -48,6 +51,58 @@ class Alert:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Incident:
+    """Something about the running of a pipeline that a person should know; it opens and closes.
+
+    It lies on the alerts topic like an `Alert`, and unlike that it is no function of the log: it is written outside
+    any transaction, with the time at which it was seen.
+    """
+
+    #: Tells it from an `Alert`.
+    kind: Literal["incident"] = "incident"
+    #: Name of the pipeline.
+    pipeline: str
+    #: Partition of the events topic; None: it is about the whole pipeline.
+    partition: int | None
+    #: Next offset of the partition when it happened; 0: not known then.
+    offset: int
+    #: Which one, such as `snapshot-failed`; open until one of the same name and partition is closed.
+    incident: str
+    #: Whether it begins or is over.
+    state: Literal["open", "closed"]
+    #: How bad it is.
+    severity: Severity = "warning"
+    #: What happened, where, and what to do, in a sentence.
+    text: str
+    #: Who saw it: the worker's transactional id, or its instance without transactions; `monitor`: a watchdog.
+    worker: str
+    #: Wall clock, epoch seconds.
+    time: float
+
+    def to_dict(self) -> dict[str, object]:
+        """The fields by name, ready for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotFacts:
+    """The newest snapshot of a partition."""
+
+    #: Its name in the store.
+    name: str
+    #: S: the first offset that it has not learned.
+    offset: int
+    #: Wall clock when it was written, epoch seconds.
+    time: float
+    #: Its size.
+    bytes: int
+    #: Seconds that the worker stood still for it; 0: another worker wrote it.
+    pause_seconds: float
+    #: Seconds until it was written, read back and verified; 0: another worker wrote it.
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """One partition at one moment: a view of its state, never an input to it."""
 
@@ -67,20 +122,50 @@ class Status:
     events: int
     #: Predictions made since the origin.
     predictions: int
+    #: Events predicted on that had no label in them, since the origin.
+    questions: int
+    #: Answers that found their question, since the origin. Of those whose wait is over this share has its label:
+    #: joined / (joined + expired).
+    joined: int
     #: Labels the learner has learned.
     learned: int
     #: Predictions scored by the metrics.
     scored: int
     #: Records sent to the dead-letter topic since the origin.
     dead_letters: int
+    #: The same by how far they came: `decode`, `predict`, `score`, `drift` and `learn`.
+    dead_letters_by_stage: Mapping[str, int]
     #: Predictions waiting for their label.
     pending: int
     #: Predictions that gave up waiting.
     expired: int
-    #: Answers whose question is not pending: never asked, expired, or answered before.
+    #: Of these, how many had to because `[labels] capacity` was reached; how many were learned as what silence means.
+    expired_early: int
+    expired_learned: int
+    #: Answers that came after their question had expired.
+    late: int
+    #: Answers that came before their question and were kept for a while; how many of them wait now.
+    early: int
+    early_waiting: int
+    #: Answers whose question did not come within `[labels] early_seconds`, or is forgotten.
     unmatched: int
-    #: Questions whose id was already waiting for its label.
+    #: Answers that said again what was known; those that said something else; of these, those that were learned.
+    duplicate_labels: int
+    conflicting_labels: int
+    corrected_labels: int
+    #: Questions and labelled events whose id had been seen before.
     duplicates: int
+    #: Records that were relayed for another pipeline.
+    ignored: int
+    #: Shares since the origin, see `monitors.labels.label_health`: `coverage` and `expired` of the questions whose wait
+    #: is over; `early`, `late`, `unmatched`, `duplicate` and `conflicting` of the labels that came. None: of nothing.
+    label_health: Mapping[str, float | None]
+    #: Label delay of the last up to 1,000 answers: median `p50` and `p95`, seconds of event time, and their `count`.
+    #: None: there was none yet.
+    label_delay: Mapping[str, float] | None
+    #: The same delays in bins: `counts` of those up to each of `bounds`, seconds, and of those beyond the last. A
+    #: label that came before its question has a delay of 0 or less.
+    label_delay_histogram: Mapping[str, Sequence[float]] | None
     #: Predicted numbers that were NaN or infinite, written as null.
     non_finite: int
     #: Events per second since the last status.
@@ -91,10 +176,18 @@ class Status:
     metrics: Figures
     #: The first metric for no-change and for majority class or mean.
     baselines: Mapping[str, Mapping[str, float | None]]
+    #: How often each class was `predicted`, and was the `label`, in the window: see `Prequential.classes`. None:
+    #: regression.
+    classes: Mapping[str, Mapping[str, int]] | None
     #: One mapping for each drift watch: see `DriftMonitor.status`.
     drift: Sequence[Mapping[str, object]]
     #: Readable name of the learner.
     learner: str
+    #: Mean seconds of one call of it, `predict` and `learn`, as timed now and then: since the last status, or when it
+    #: last was. None: it was not yet.
+    learner_seconds: Mapping[str, float] | None
+    #: The newest snapshot: written by this worker, or the one it began with. None: there is none yet.
+    snapshot: SnapshotFacts | None
     #: Silent replay up to the committed offset, or processing what is new.
     state: Literal["replaying", "live"]
     #: Wall clock when the status was made, epoch seconds.
@@ -102,4 +195,5 @@ class Status:
 
     def to_dict(self) -> dict[str, object]:
         """The fields by name, ready for JSON."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return found | {"snapshot": None if self.snapshot is None else asdict(self.snapshot)}

@@ -9,8 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from monitors import DETECTORS, Alarm, DriftMonitor, DriftWatch, Task, check_drift, drift_problems
+from monitors.drift import histogram
 
 NUMERIC = [name for name, spec in DETECTORS.items() if not spec.binary_input]
 BINARY = [name for name, spec in DETECTORS.items() if spec.binary_input]
@@ -222,6 +225,39 @@ def test_labels_and_predictions_are_watched_as_numbers(task: Task) -> None:
     assert 300 < told[1].observed < 400
 
 
+def test_one_class_of_several_is_watched_as_0_and_1() -> None:
+    watches = [DriftWatch("label:a"), DriftWatch("label:b", "ddm")]
+    monitor = DriftMonitor(watches, "multiclass", seed=1)
+
+    told = [
+        (alarm.watch, alarm.level)
+        for i in range(600)
+        for alarm in monitor.labelled("b" if i > 300 or i % 10 == 0 else "ac"[i % 2], "a", at=i)
+    ]
+
+    assert ("label:a", "drift") in told
+    assert ("label:b", "drift") in told
+    a, b = monitor.status()
+    assert (a["observed"], b["observed"]) == (600, 600)
+    assert (a["mean_now"], b["mean_now"]) == (0.0, 1.0)
+
+
+def test_the_label_delay_is_watched_on_its_own() -> None:
+    monitor = DriftMonitor([DriftWatch("label_delay"), DriftWatch("error")], "binary", seed=1)
+    assert monitor.watches_delays
+    assert not DriftMonitor([DriftWatch("label")], "binary", seed=1).watches_delays
+
+    told = [alarm for i in range(600) for alarm in monitor.delayed(60.0 if i < 300 else 3_600.0, at=i)]
+    monitor.delayed(math.nan, at=600)
+    monitor.delayed(-5.0, at=601)
+
+    assert [alarm.watch for alarm in told] == ["label_delay"]
+    assert told[0].mean_before is not None
+    assert told[0].mean_before > 60.0
+    delay, error = monitor.counts()
+    assert (delay["observed"], delay["skipped"], error["observed"]) == (601, 1, 0)
+
+
 def test_a_feature_is_watched_when_the_prediction_is_made_and_what_is_no_number_is_skipped() -> None:
     monitor = DriftMonitor([DriftWatch("feature:a"), DriftWatch("feature:b")], "binary", seed=1)
 
@@ -262,6 +298,9 @@ def test_status_counts_and_remembers_where_the_last_drift_was() -> None:
             "warnings": 0,
             "drifts": 0,
             "last_drift_at": None,
+            "mean_before": None,
+            "mean_now": None,
+            "distribution": None,
         }
     ]
     status = monitor.status()[0]
@@ -287,6 +326,104 @@ def test_a_pickle_in_mid_stream_gives_the_same_alarms(detector: str) -> None:
     assert alarms == expected
     assert alarms
     assert pickled.status() == whole.status()
+
+
+def kept(values: list[float]) -> list[float]:
+    """Every so many-th value, from the first: as many as there can be, up to 512, with a power of two between."""
+    stride = 1
+    while len(values[::stride]) > 512:
+        stride *= 2
+    return values[::stride]
+
+
+def before(concepts: list[list[float]]) -> list[float]:
+    """What came before the last 100 values: in this concept, or before its drift as long as that is too little."""
+    here = concepts[-1][:-100]
+    if len(here) >= 100 or len(concepts) == 1:
+        return kept(here)
+    there = concepts[-2]
+    return kept(there[:-100]) if len(there) >= 200 else there
+
+
+@pytest.mark.parametrize(("jumps", "rows"), [(2_500, 7_000), (400, 2_500), (150, 1_000), (10**9, 3_000)])
+def test_the_values_before_those_of_now_are_of_this_concept_or_what_it_drifted_from(
+    jumps: int, rows: int
+) -> None:
+    watch = DriftWatch("feature:a", "page-hinkley", {"min_instances": 5, "threshold": 5.0, "delta": 0.3})
+    monitor = DriftMonitor([watch], "binary", seed=1)
+    rng = random.Random(jumps)
+    concepts: list[list[float]] = [[]]
+
+    for i in range(rows):
+        value = rng.gauss(3.0 * (i // jumps % 2), 0.5)
+        concepts[-1].append(value)
+        if monitor.predicted({"a": value}, None, at=i):
+            concepts.append([])
+        if i % 17 == 0:
+            monitor = pickle.loads(pickle.dumps(monitor))
+        if i % 7 == 0 or len(concepts[-1]) in (0, 1, 99, 100, 101, 199, 200):
+            (status,) = monitor.status()
+            now = concepts[-1][-100:]
+            assert status["distribution"] == histogram(now, before(concepts)), i
+            assert status["mean_now"] == (pytest.approx(sum(now) / len(now)) if now else None)
+            assert status["mean_before"] == (
+                pytest.approx(sum(concepts[-1]) / len(concepts[-1])) if now else None
+            )
+
+    assert (len(concepts) > 1) == (jumps < rows)
+
+
+def test_a_histogram_counts_every_value_of_both_in_the_same_bins() -> None:
+    found = histogram([0.0, 2.5, 10.0], [-10.0, 9.99])
+
+    assert found is not None
+    assert found["edges"] == [float(edge) for edge in range(-10, 11)]
+    assert {bin for bin, n in enumerate(found["now"]) if n} == {10, 12, 19}
+    assert {bin for bin, n in enumerate(found["before"]) if n} == {0, 19}
+    assert (sum(found["now"]), sum(found["before"])) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("now", "earlier", "edges"),
+    [
+        ([0, True, 1.0], [], [0.0, 0.5, 1.0]),
+        ([0.0, 0.0], [0.0], [0.0, 0.5, 1.0]),
+        ([], [2.0, 2.0], [2.0, 2.0]),
+        ([1e-323], [5e-324], [5e-324, 1e-323]),
+    ],
+)
+def test_a_histogram_of_two_values_or_one_has_no_more_bins(
+    now: list[float], earlier: list[float], edges: list[float]
+) -> None:
+    found = histogram(now, earlier)
+
+    assert found is not None
+    assert found["edges"] == edges
+    assert (sum(found["now"]), sum(found["before"])) == (len(now), len(earlier))
+    assert len(found["now"]) == len(found["before"]) == len(edges) - 1
+
+
+@given(
+    st.lists(st.floats(-1e100, 1e100) | st.integers(-(10**99), 10**99) | st.booleans()),
+    st.lists(st.floats(-1e100, 1e100) | st.floats(0.999, 1.001)),
+)
+def test_any_values_that_are_watched_have_a_histogram(now: list[float], earlier: list[float]) -> None:
+    found = histogram(now, earlier)
+
+    if found is None:
+        assert not now
+        assert not earlier
+        return
+    assert (sum(found["now"]), sum(found["before"])) == (len(now), len(earlier))
+    assert all(math.isfinite(edge) for edge in found["edges"])
+    assert found["edges"] == sorted(found["edges"])
+
+
+def test_the_edges_of_large_numbers_that_differ_by_little_stay_apart() -> None:
+    found = histogram([1.7e9, 1.7e9 + 1], [])
+
+    assert found is not None
+    assert found["edges"][:2] == [1.7e9, 1_700_000_000.05]
 
 
 ALARMS = """
@@ -344,8 +481,13 @@ def test_the_parameters_are_those_of_rivers_constructor_with_its_defaults_allowe
 FITTING: list[tuple[str, str, Task]] = [
     *[(watch, name, "binary") for watch in ("error", "label", "prediction") for name in DETECTORS],
     *[(watch, name, "regression") for watch in ("error", "label", "prediction") for name in NUMERIC],
-    *[("error", name, "multiclass") for name in DETECTORS],
-    *[("feature:a", name, task) for name in NUMERIC for task in ("binary", "multiclass", "regression")],
+    *[(watch, name, "multiclass") for watch in ("error", "label:a") for name in DETECTORS],
+    *[
+        (watch, name, task)
+        for watch in ("feature:a", "label_delay")
+        for name in NUMERIC
+        for task in ("binary", "multiclass", "regression")
+    ],
 ]
 
 
@@ -358,8 +500,15 @@ def test_what_fits_is_accepted_and_can_be_built(watch: str, detector: str, task:
 
 REFUSED: list[tuple[str, str, dict[str, object], Task, str]] = [
     ("errors", "adwin", {}, "binary", 'watch "errors" is not known; did you mean "error"?'),
-    ("loss", "adwin", {}, "binary", "expected error, label, prediction or feature:NAME."),
+    ("loss", "adwin", {}, "binary", "expected error, label, prediction, label_delay or feature:NAME."),
+    ("loss", "adwin", {}, "multiclass", "expected error, label_delay, feature:NAME or label:CLASS."),
+    ("label-delay", "adwin", {}, "binary", 'did you mean "label_delay"?'),
     ("feature:", "adwin", {}, "binary", "names no feature"),
+    ("label:", "adwin", {}, "multiclass", "names no class"),
+    ("label:a", "adwin", {}, "binary", 'for one of several classes, task "multiclass"; watch "label" here.'),
+    ("label:a", "adwin", {}, "regression", 'for one of several classes, task "multiclass"'),
+    ("label", "adwin", {}, "multiclass", 'watch "label:CLASS" or a feature.'),
+    ("label_delay", "ddm", {}, "multiclass", 'detector "ddm" takes only 0 and 1'),
     ("label", "adwin", {}, "multiclass", "is a class of many here"),
     ("prediction", "ddm", {}, "multiclass", "is a class of many here"),
     ("error", "page_hinkley", {}, "binary", 'did you mean "page-hinkley"?'),

@@ -1,6 +1,7 @@
 import json
 import pickle
 import random
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -259,6 +260,58 @@ def test_a_figure_that_is_not_finite_is_none_and_the_window_recovers(y_pred: flo
     assert prequential.values()["mae"]["window"] == 2.0
 
 
+@pytest.mark.parametrize("names", [["accuracy"], ["log_loss"], ["roc_auc", "f1"]])
+@pytest.mark.parametrize("window", [50, 1_000])
+def test_classes_are_those_of_the_window_whatever_the_metrics(names: list[str], window: int) -> None:
+    prequential = Prequential(names, "binary", window)
+    pairs: list[tuple[object, object]] = []
+
+    for i, (y, y_pred, y_proba) in enumerate(SCORED["binary"]):
+        prequential.update(y, y_pred, y_proba)
+        pairs += [(y, y_pred)] if y_pred is not None else []
+        if i % 61 == 0:
+            recent = [[str(item).lower() for item in pair] for pair in pairs[-window:]]
+            assert prequential.classes() == {
+                "predicted": Counter(y_pred for _, y_pred in recent),
+                "label": Counter(y for y, _ in recent),
+            }
+
+
+def test_beyond_twenty_classes_the_rarest_are_counted_together() -> None:
+    prequential = Prequential(["cross_entropy"], "multiclass", window=1_000)
+    for n in range(30):
+        for _ in range(n + 1):
+            prequential.update(f"class {n:02}", "", None)
+    prequential.update("", "b", None)
+
+    classes = prequential.classes()
+
+    assert classes is not None
+    assert classes["predicted"] == {"b": 1, "": 465}
+    assert list(classes["label"].items()) == [
+        *((f"class {n:02}", n + 1) for n in range(29, 9, -1)),
+        ("", sum(range(1, 11)) + 1),
+    ]
+
+
+def test_classes_that_are_as_common_are_in_the_order_of_their_names() -> None:
+    prequential = Prequential(["accuracy"], "multiclass", window=10)
+    for y in "zab":
+        prequential.update(y, "c", None)
+
+    classes = prequential.classes()
+
+    assert classes is not None
+    assert list(classes["label"]) == ["a", "b", "z"]
+
+
+def test_numbers_have_no_classes() -> None:
+    prequential = Prequential(["mae"], "regression", window=10)
+    prequential.update(1.0, 2.0, None)
+
+    assert prequential.classes() is None
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_reading_changes_nothing(task: Task) -> None:
     names = metric_names(task)
@@ -270,6 +323,7 @@ def test_reading_changes_nothing(task: Task) -> None:
         if i % 83 == 0:
             curious.values()
             curious.baselines()
+            curious.classes()
 
     assert state(quiet) == state(curious)
     assert quiet.values() == curious.values()
@@ -301,6 +355,7 @@ def test_a_pickle_in_mid_stream_gives_the_same_figures(task: Task) -> None:
     assert pickled.values() == whole.values()
     assert pickled.baselines() == whole.baselines()
     assert pickled.scored == whole.scored
+    assert pickled.classes() == whole.classes()
 
 
 @pytest.mark.parametrize(
