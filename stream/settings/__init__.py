@@ -5,24 +5,30 @@
 
 from stream.settings.connection import KafkaSettings
 from stream.settings.example import example_settings
-from stream.settings.loading import environment_variables, load_settings
+from stream.settings.loading import environment_variables, load_settings, read_addresses
+from stream.settings.notifications import NotificationSettings
+from stream.settings.snapshots import SnapshotSettings
 from stream.settings.tree import (
     AllBut,
     DriftSettings,
     EventSettings,
+    HealthSettings,
     LabelSettings,
     LearnerSettings,
     MetricSettings,
+    RelaySettings,
     Settings,
     TopicSettings,
     WorkerSettings,
 )
 from stream.settings.values import Task
+from stream.settings.watchdogs import WatchdogSettings
 
 __all__ = [
     "load_settings",
     "example_settings",
     "environment_variables",
+    "read_addresses",
     # the tree
     "Settings",
     "KafkaSettings",
@@ -30,9 +36,14 @@ __all__ = [
     "EventSettings",
     "AllBut",
     "LabelSettings",
+    "RelaySettings",
     "LearnerSettings",
     "MetricSettings",
     "DriftSettings",
     "WorkerSettings",
+    "SnapshotSettings",
+    "HealthSettings",
+    "NotificationSettings",
+    "WatchdogSettings",
     "Task",
 ]

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 
-from stream.settings.values import File, Problem, Secret, Section, Text, problem, refuse
+from stream.settings.values import File, Problem, Secret, Section, Text, refuse, secret_from_file
 from stream.settings.words import Expected, expected
 
 
@@ -183,23 +183,7 @@ class KafkaSettings(Section):
         "`[kafka.librdkafka]`; what the commit protocol relies on is refused.",
     )
 
-    @field_validator("key_password", "sasl_password", mode="before")
-    @classmethod
-    def _read_secret(cls, value: object, info: ValidationInfo) -> object:
-        name = f"{info.field_name}_file"
-        path = info.data.get(name)
-        if path is None:
-            return value
-        if value is not None:
-            raise problem(f"and {name} are both given; expected one of them.")
-        try:
-            text = path.read_text(encoding="utf-8").rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
-            raise problem(f"can't be read from {name} ({path}): {why}.") from None
-        if not text:
-            raise problem(f"can't be read from {name} ({path}): it is empty.")
-        return text
+    _read_secret = field_validator("key_password", "sasl_password", mode="before")(secret_from_file)
 
     @model_validator(mode="after")
     def _check(self) -> KafkaSettings:

@@ -13,6 +13,7 @@ bootstrap_servers = "127.0.0.1:9092"       # where `headrace broker` listens
 [topics]
 events = "{name}"                          # the other topics are named after the pipeline
 #start = "earliest"                        # or "latest", or a time such as "2026-01-31T00:00:00Z"
+#outcomes = "{name}.outcomes"              # what becomes of each prediction, for `headrace outcomes`
 
 [event]                                    # where things are in an event, a JSON object
 label = "is_phishing"                      # the right answer; true/false and 1/0 are understood
@@ -20,9 +21,15 @@ label = "is_phishing"                      # the right answer; true/false and 1/
 features = {{ except = [] }}                 # all others; or a list of fields; or the name of one object
 #id = "id"                                 # names a question, so that its answer finds it
 #time = "created_at"                       # without it, the time of the Kafka record
+#duplicates = "mark"                       # an event that comes twice: or "repeat" or "drop" its prediction
 
-[labels]
+[labels]                                   # of events whose label comes later, in a record with the same id
+#topic = "{name}-labels"                   # if those records are in a topic of their own: not made by `topics create`
 #expire_after_seconds = 86400              # how long a prediction waits for its label
+#silence = "no"                            # what it means that none came; without it those are dropped
+#conflict = "first"                        # of two labels the first counts; "correct" learns the other as well
+#early_seconds = 600                       # how long a label waits for its question
+#capacity = 100000                         # most predictions that wait, for each partition
 
 [learner]
 use = "logistic-regression"                # `headrace catalog` lists the others
@@ -34,9 +41,12 @@ use = ["accuracy", "roc_auc"]
 #window = 1000                             # each is also taken over the last 1000 labels
 
 [[drift]]                                  # one such table for each detector
-watch = "error"                            # or "label", "prediction", "feature:NAME"
+watch = "error"                            # or "label", "prediction", "label_delay", "feature:NAME"
 detector = "adwin"
 #parameters = {{ delta = 0.002 }}
+
+[snapshots]                                # a restart goes on from these
+#location = ".headrace/snapshots"          # or an address such as "s3://bucket/prefix"
 
 [worker]
 #delivery = "exactly_once"                 # or "at_least_once"

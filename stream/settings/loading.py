@@ -9,7 +9,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,16 @@ from stream.settings.tree import (
     MetricSettings,
     Settings,
     conflicts,
+    parts_of,
     section_of,
     with_defaults,
 )
 from stream.settings.values import Problem, Section, Task, kinds
-from stream.settings.words import Location
+from stream.settings.words import LISTS, Location
 
 ENVIRONMENT_PREFIX = "HEADRACE_"
-#: Variables with the prefix that are no settings: those of the tests and of `headrace broker`.
-NOT_SETTINGS = ("HEADRACE_TEST_", "HEADRACE_BROKER_", "HEADRACE_CACHE")
+#: Variables with the prefix that are no settings: those of the tests, of `headrace broker` and of the monitor.
+NOT_SETTINGS = ("HEADRACE_TEST_", "HEADRACE_BROKER_", "HEADRACE_CACHE", "HEADRACE_MONITOR_")
 
 
 def load_settings(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
@@ -66,6 +67,64 @@ def load_settings(path: Path, environ: Mapping[str, str] | None = None) -> Setti
         raise ConfigError(mistakes)
     settings._path = path
     return settings
+
+
+def read_addresses(
+    settings: Settings,
+    environ: Mapping[str, str] | None = None,
+    problems_with: Callable[[str], Iterable[str]] = lambda address: (),
+) -> tuple[str, ...]:
+    """Read the secret addresses of `[[notifications]]`, in their order, from wherever each of them is.
+
+    Not done when settings are loaded: a worker needs none of them, and should not have them.
+
+    Args:
+        settings: The settings.
+        environ: The environment; by default that of this process.
+        problems_with: Says what is wrong with an address, in the second halves of sentences.
+
+    Raises:
+        ConfigError: With each file that can't be read, variable that is not set and address that is wrong.
+    """
+    environ = os.environ if environ is None else environ
+    addresses = []
+    problems: list[Problem] = []
+    for i, channel in enumerate(settings.notifications):
+        text, why = "", "it is empty"
+        if channel.url is not None:
+            text = channel.url.get_secret_value()
+        elif channel.url_env is not None:
+            text, why = environ.get(channel.url_env, ""), "there is no such variable, or it is empty"
+        elif channel.url_file is not None:
+            try:
+                text = (settings.folder / channel.url_file.expanduser()).read_text(encoding="utf-8")
+            except UnicodeDecodeError:
+                why = "it is not UTF-8"
+            except (OSError, ValueError, RuntimeError) as error:  # a null byte, no such home
+                why = (error.strerror if isinstance(error, OSError) else None) or "this is no path"
+        addresses.append(text.strip())
+        if not addresses[-1]:
+            # Neither path nor variable is shown: it may be the address itself, in the wrong place.
+            told: Iterable[str] = [f"can't be read: {why}."]
+        else:
+            told = problems_with(addresses[-1])
+        problems += [(("notifications", i, channel.source), sentence) for sentence in told]
+    if problems:
+        raise ConfigError(_notification_mistakes(settings, problems, environ))
+    return tuple(addresses)
+
+
+def _notification_mistakes(
+    settings: Settings, problems: Iterable[Problem], environ: Mapping[str, str]
+) -> list[Mistake]:
+    variable = f"{ENVIRONMENT_PREFIX}NOTIFICATIONS"
+    origins: dict[Location, str] = {("notifications",): variable} if environ.get(variable) else {}
+    try:
+        text = settings.path.read_text(encoding="utf-8-sig")
+        tomllib.loads(text)
+    except (OSError, ValueError):  # it is gone or changed since: places without lines
+        text = ""
+    return mistakes_of(problems, settings.path, text, origins)
 
 
 def _read(path: Path) -> str:
@@ -130,7 +189,7 @@ def environment_variables() -> dict[str, tuple[Location, FieldInfo]]:
     variables: dict[str, tuple[Location, FieldInfo]] = {}
     for name, field in Settings.model_fields.items():
         section = section_of(field)
-        if section is None or name == "drift":
+        if section is None or name in LISTS:
             variables[f"{ENVIRONMENT_PREFIX}{name.upper()}"] = (name,), field
         else:
             for key, inner in section.model_fields.items():
@@ -157,7 +216,7 @@ def _validated(raw: dict[str, Any], folder: Path) -> tuple[list[Problem], dict[s
     except ValidationError as error:
         problems = problems_of(error, raw)
     else:
-        return [], dict(settings) | {"drift": dict(enumerate(settings.drift))}, settings
+        return [], parts_of(settings), settings
 
     wrong = {location[0] for location, _ in problems}
     parts: dict[str, Any] = {}
@@ -166,7 +225,7 @@ def _validated(raw: dict[str, Any], folder: Path) -> tuple[list[Problem], dict[s
         if section is None:
             if name not in wrong:
                 parts[name] = raw[name]
-        elif name == "drift":
+        elif name in LISTS:
             items = raw[name] if isinstance(raw.get(name), list) else []
             valid = ((i, _section_or_none(section, item, context)) for i, item in enumerate(items))
             parts[name] = {i: item for i, item in valid if item is not None}

@@ -13,9 +13,10 @@ from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
 from stream.errors import Mistake
+from stream.settings.notifications import NEAR_A_SECRET
 from stream.settings.tree import Settings, section_of
 from stream.settings.values import Problem, Section, kinds
-from stream.settings.words import Location, expected, header, setting, shown
+from stream.settings.words import LISTS, Location, expected, header, setting, shown
 
 
 def problems_of(error: ValidationError, raw: Mapping[str, Any]) -> list[Problem]:
@@ -60,16 +61,16 @@ def _value_at(raw: Any, location: Location) -> object:
 
 
 def _wrong(location: Location, field: FieldInfo, value: object) -> str:
-    if location == ("drift",):
-        hint = (
-            "write [[drift]], with two brackets" if isinstance(value, dict) else "expected tables [[drift]]"
-        )
-        return f"is {shown(value)}; {hint}."
+    if len(location) == 1 and location[0] in LISTS:
+        name = header(str(location[0]))
+        hint = f"write {name}, with two brackets" if isinstance(value, dict) else f"expected tables {name}"
+        # An address of [[notifications]] is a secret.
+        return f"is {shown(value)}; {hint}." if name == "[[drift]]" else f"is no list of tables; {hint}."
     if section_of(field) is not None:
         # The value is not shown: a section may hold a password, and so may what stands in its place.
         return "is not a table; expected a section of settings."
     words = expected(field)
-    if SecretStr in kinds(field.annotation) or location[-1] == "librdkafka":
+    if SecretStr in kinds(field.annotation) or location[-1] in ("librdkafka", *NEAR_A_SECRET):
         return f"is wrong (its value is not shown here); expected {words}."
     near = get_close_matches(value, re.findall('"([^"]+)"', words), n=1) if isinstance(value, str) else []
     hint = f'; did you mean "{near[0]}"?' if near else "."

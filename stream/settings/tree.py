@@ -13,7 +13,10 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel, BeforeValidator, Field, PrivateAttr, model_validator
 from pydantic.fields import FieldInfo
 
+from stream.records import RelayedKind
 from stream.settings.connection import KafkaSettings
+from stream.settings.notifications import NotificationSettings
+from stream.settings.snapshots import SnapshotSettings
 from stream.settings.values import (
     FieldName,
     FieldNames,
@@ -28,7 +31,8 @@ from stream.settings.values import (
     refuse,
     whole,
 )
-from stream.settings.words import Expected, hint_at
+from stream.settings.watchdogs import WatchdogSettings
+from stream.settings.words import LISTS, Expected, hint_at, shown
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 
@@ -117,6 +121,16 @@ class EventSettings(Section):
         description="Binary task: the label's value that means true, any other means false; without it, "
         "true/false and 1/0 are labels.",
     )
+    duplicates: Literal["mark", "repeat", "drop"] = Field(
+        default="mark",
+        description="An event whose id was seen before is not learned. Its prediction is the first one's, with the "
+        "first one's offset as `duplicate_of` (`mark`) or without (`repeat`), or there is none (`drop`).",
+    )
+    id_window: Annotated[int, Field(ge=0, le=10_000_000), whole(0, 10_000_000)] = Field(
+        default=10_000,
+        description="How many of the last ids are remembered to know a duplicate, for each partition; each takes "
+        "about half a kilobyte, in each snapshot too. 0: none, for ids that are not one event's.",
+    )
     max_ahead_seconds: Seconds = Field(
         default=3600.0,
         description="How far an event's time may be ahead of its record's; beyond, it is a dead letter.",
@@ -145,15 +159,68 @@ class EventSettings(Section):
 
 
 class LabelSettings(Section):
-    """How long a prediction waits for its label, in event time."""
+    """Where labels come from, how long predictions and labels wait for each other, and what silence means."""
 
+    topic: TopicName | None = Field(
+        default=None,
+        description="A topic of their own that labels come from; the relay brings them into the events topic, "
+        "partition p to partition p. Without it they are in the events topic.",
+    )
+    id: FieldName | None = Field(
+        default=None,
+        description="In that topic: field with the id of the event that is labelled; by default as in `[event]`.",
+    )
+    time: FieldName | None = Field(
+        default=None,
+        description="In that topic: field with the label's time; by default as in `[event]`. Without it, the record's "
+        "timestamp.",
+    )
+    label: FieldName | None = Field(
+        default=None, description="In that topic: field with the label; by default as in `[event]`."
+    )
+    positive: Annotated[str | bool | int | None, Expected("a text, a whole number, true or false")] = Field(
+        default=None,
+        description="In that topic: the label's value that means true; by default as in `[event]`.",
+    )
     expire_after_seconds: Seconds = Field(
         default=86_400.0,
         description="How long a prediction waits; a label after that is late and not learned.",
     )
+    silence: Annotated[str | bool | int | float | None, Expected("a label as in an event")] = Field(
+        default=None,
+        description="The label of a prediction that none came for in time, where silence means something: `false` for "
+        "clicks or chargebacks. It is scored and learned. Without it such a prediction is dropped.",
+    )
+    early_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False), Expected("a number >= 0")] = Field(
+        default=600.0,
+        description="How long a label that comes before its question is kept; then it is unmatched.",
+    )
+    conflict: Literal["first", "correct"] = Field(
+        default="first",
+        description="Of two different labels for one question: `first`, the first counts, the other is only counted; "
+        "`correct`, the other is learned as well. Metrics keep the first.",
+    )
     capacity: Annotated[int, Field(ge=1), whole(1)] = Field(
         default=100_000,
-        description="Most predictions that wait, for each partition; beyond, the oldest expires.",
+        description="Most predictions that wait, for each partition; beyond, the oldest expires. As many labels may "
+        "wait for their question.",
+    )
+    remember: Annotated[int, Field(ge=0), whole(0)] = Field(
+        default=100_000,
+        description="How many answered and expired questions are remembered, for each partition: a label for one is "
+        "late, a duplicate or conflicting; one for a forgotten question is unmatched.",
+    )
+
+
+class RelaySettings(Section):
+    """Other topics whose events are brought into the events topic, so that one log has the one order of things."""
+
+    events: Annotated[
+        tuple[TopicName, ...], Field(strict=False), Expected("a list of names of Kafka topics")
+    ] = Field(
+        default=(),
+        description="Topics that the events come from. If the events topic has one partition, all of theirs go there: "
+        "one learner. Otherwise each must have as many, and partition p goes to partition p.",
     )
 
 
@@ -205,8 +272,11 @@ class MetricSettings(Section):
 class DriftSettings(Section):
     """A drift detector and what it watches. One table `[[drift]]` for each; none by default."""
 
-    watch: Annotated[Text, Expected('"error", "label", "prediction" or "feature:NAME"')] = Field(
-        description="`error`, `label`, `prediction`, or `feature:NAME` for a numeric feature."
+    watch: Annotated[
+        Text, Expected('"error", "label", "label:CLASS", "label_delay", "prediction" or "feature:NAME"')
+    ] = Field(
+        description="`error`, `label`, `prediction`, `label:CLASS` for how often one of several classes comes, "
+        "`label_delay` for how long labels take, or `feature:NAME` for a numeric feature."
     )
     detector: Annotated[Text, Expected("the name of a detector")] = Field(
         description="Name of a detector, such as `adwin`."
@@ -248,6 +318,14 @@ class WorkerSettings(Section):
         description="After this time a silent worker loses its partitions, in milliseconds; brokers refuse "
         "less than 6000 unless told otherwise.",
     )
+    dead_letter_budget: Annotated[int, Field(ge=0), whole(0)] = Field(
+        default=10_000,
+        description="More dead letters than this within `dead_letter_window_seconds` stop the worker, with exit "
+        "code 5; 0 stops it at the first.",
+    )
+    dead_letter_window_seconds: Seconds = Field(
+        default=60.0, description="The time within which dead letters are counted, in seconds."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> WorkerSettings:
@@ -258,6 +336,20 @@ class WorkerSettings(Section):
             )
             refuse([(("commit_interval_ms",), text)])
         return self
+
+
+class HealthSettings(Section):
+    """Where a worker says whether it is alive and ready: `/healthz` and `/readyz`."""
+
+    host: Text = Field(
+        default="127.0.0.1",
+        description="Address to listen at; `0.0.0.0` lets other machines ask, as probes in a cluster do.",
+    )
+    port: Annotated[int, Field(ge=0, le=65_535), whole(0, 65_535)] = Field(
+        default=8811,
+        description="Port of the first worker on a machine; each further one takes the next. 0: no endpoint. If it "
+        "is taken, a worker goes on without, unless host or port are set: then it refuses to start.",
+    )
 
 
 class Settings(Section):
@@ -288,10 +380,15 @@ class Settings(Section):
     topics: TopicSettings
     event: EventSettings = EventSettings()
     labels: LabelSettings = LabelSettings()
+    relay: RelaySettings = RelaySettings()
     learner: LearnerSettings
     metrics: MetricSettings = MetricSettings()
     drift: Annotated[tuple[DriftSettings, ...], Field(strict=False)] = ()
     worker: WorkerSettings = WorkerSettings()
+    snapshots: SnapshotSettings = SnapshotSettings()
+    health: HealthSettings = HealthSettings()
+    notifications: Annotated[tuple[NotificationSettings, ...], Field(strict=False)] = ()
+    watchdogs: WatchdogSettings = WatchdogSettings()
 
     _path: Path = PrivateAttr(default=Path("settings.toml"))
 
@@ -302,7 +399,7 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Settings:
-        refuse(conflicts(dict(self) | {"drift": dict(enumerate(self.drift))}))
+        refuse(conflicts(parts_of(self)))
         return self
 
     @property
@@ -314,6 +411,14 @@ class Settings(Section):
     def folder(self) -> Path:
         """The folder of the file; the user's own learner is imported from there."""
         return self._path.absolute().parent
+
+    @property
+    def relayed_topics(self) -> dict[str, RelayedKind]:
+        """The topics that the relay reads, and what comes from each; empty if none is needed."""
+        topics: dict[str, RelayedKind] = dict.fromkeys(self.relay.events, "events")
+        if self.labels.topic is not None:
+            topics[self.labels.topic] = "labels"
+        return topics
 
     def shape(self) -> dict[str, str]:
         """Short digests of what shapes a partition's state, by section: equal digests, equal fold.
@@ -332,7 +437,8 @@ class Settings(Section):
             "task": self.task,
             "events": self.topics.events,
             "event": self.event.model_dump(mode="json", by_alias=True),
-            "labels": self.labels.model_dump(mode="json"),
+            # Where a record was relayed from says its header: a fold does not depend on a topic's name.
+            "labels": self.labels.model_dump(mode="json", exclude={"topic"}),
             "learner": learner,
             "metrics": self.metrics.model_dump(mode="json"),
             "drift": [item.model_dump(mode="json") for item in self.drift],
@@ -359,11 +465,17 @@ def with_defaults(raw: Mapping[str, Any]) -> dict[str, Any]:
     return filled
 
 
+def parts_of(settings: Settings) -> dict[str, Any]:
+    """Return the settings by name; what there may be several of by its place."""
+    return dict(settings) | {name: dict(enumerate(getattr(settings, name))) for name in LISTS}
+
+
 def conflicts(parts: Mapping[str, Any]) -> Iterator[Problem]:
     """Settings that don't go together; `parts` holds the top-level settings that are well-formed."""
     topics: TopicSettings | None = parts.get("topics")
     event: EventSettings | None = parts.get("event")
     drift: Mapping[int, DriftSettings] = parts["drift"]
+    notifications: Mapping[int, NotificationSettings] = parts["notifications"]
     task = parts.get("task")
 
     if topics is not None:
@@ -379,8 +491,14 @@ def conflicts(parts: Mapping[str, Any]) -> Iterator[Problem]:
                 yield ("topics", key), text
             taken.setdefault(plain, key)
 
+    yield from _relay_problems(parts)
+
     if event is not None and event.positive is not None and task in {"multiclass", "regression"}:
         yield ("event", "positive"), f"is for the binary task, not for {task}; leave it out."
+
+    labels: LabelSettings | None = parts.get("labels")
+    if labels is not None and labels.silence is not None and event is not None and task is not None:
+        yield from _silence_problems(labels.silence, task, event.positive)
 
     seen: dict[tuple[str, str], int] = {}
     for i, item in drift.items():
@@ -394,9 +512,84 @@ def conflicts(parts: Mapping[str, Any]) -> Iterator[Problem]:
             text = f'is "{item.watch}", which is not among [event] features; {hint_at(feature, features)}'
             yield ("drift", i, "watch"), text
 
+    names: dict[str, int] = {}
+    for i, channel in notifications.items():
+        first = names.setdefault(channel.name_at(i), i)
+        if first != i:
+            text = f'is "{channel.name_at(i)}", as that of number {first + 1} is; expected another one.'
+            yield ("notifications", i, "name"), text
+
+
+def _relay_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
+    """What is wrong with the topics that are relayed, and with where things are in a label."""
+    topics: TopicSettings | None = parts.get("topics")
+    event: EventSettings | None = parts.get("event")
+    labels: LabelSettings | None = parts.get("labels")
+    relay: RelaySettings | None = parts.get("relay")
+
+    taken: dict[str, str] = {}
+    if topics is not None:
+        for key in ("events", *DEFAULT_TOPICS, "outcomes"):
+            taken.setdefault(getattr(topics, key) or "", f"[topics] {key}")
+    if labels is not None and labels.topic is not None and labels.topic in taken:
+        hint = (
+            "; leave it out, if that is where the labels are"
+            if taken[labels.topic] == "[topics] events"
+            else ""
+        )
+        text = f'is "{labels.topic}", as {taken[labels.topic]} is; expected a topic of its own{hint}.'
+        yield ("labels", "topic"), text
+    for name in relay.events if relay is not None else ():
+        if taken.get(name) == "[relay] events":
+            yield ("relay", "events"), f'names "{name}" twice; expected it once.'
+        elif name in taken:
+            text = f'names "{name}", as {taken[name]} does; expected topics that events are brought from.'
+            yield ("relay", "events"), text
+        elif labels is not None and name == labels.topic:
+            text = f'names "{name}", as [labels] topic does; its records would come twice.'
+            yield ("relay", "events"), text
+        taken.setdefault(name, "[relay] events")
+
+    if labels is None:
+        return
+    if labels.positive is not None and parts.get("task") in {"multiclass", "regression"}:
+        yield ("labels", "positive"), f"is for the binary task, not for {parts['task']}; leave it out."
+    if labels.topic is None:
+        for key in ("id", "time", "label", "positive"):
+            if getattr(labels, key) is not None:
+                text = "is for labels in a topic of their own; name it in [labels] topic, or leave this out."
+                yield ("labels", key), text
+    elif event is not None:
+        fields: dict[str, str] = {}
+        for key in ("id", "time", "label"):
+            name = getattr(labels, key) or getattr(event, key)
+            if name is not None and name in fields:
+                yield ("labels", key), f'is "{name}", as {fields[name]} is; expected another field.'
+            elif name is not None:
+                fields[name] = key
+
+
+def _silence_problems(silence: object, task: str, positive: object) -> Iterator[Problem]:
+    """What is wrong with the label that silence means, for a task."""
+    kind = type(silence)
+    if task == "regression":
+        right = (kind is float or kind is int) and -1e100 <= silence <= 1e100  # type: ignore[operator]  # a number
+        words = "a number between -1e100 and 1e100 (regression)"
+    elif task == "multiclass":
+        right = len(str(silence)) <= 128
+        words = "at most 128 characters, as a label has"
+    elif positive is None:
+        right = kind is bool or silence in {"true", "false", "0", "1"} or (kind is int and silence in {0, 1})
+        words = "true or false"
+    else:
+        right = (kind is str) == (type(positive) is str)
+        words = f"a label of the kind of [event] positive, {json.dumps(positive)}"
+    if not right:
+        yield ("labels", "silence"), f"is {shown(silence)}; expected {words}."
+
 
 def section_of(field: FieldInfo) -> type[Section] | None:
-    """Return the model of a section's field (of each of its items, for `drift`); None for a plain setting."""
+    """Return the model of a section's field (of each of its items, for a list); None for a plain setting."""
     annotation: Any = field.annotation
     if get_origin(annotation) is tuple:
         annotation = get_args(annotation)[0]

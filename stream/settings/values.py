@@ -45,6 +45,24 @@ def _resolved(path: Path, info: ValidationInfo) -> Path:
     return path
 
 
+def secret_from_file(value: object, info: ValidationInfo) -> object:
+    """Take a secret's text from the file that the setting `{name}_file` before it names, if it does."""
+    name = f"{info.field_name}_file"
+    path = info.data.get(name)
+    if path is None:
+        return value
+    if value is not None:
+        raise problem(f"and {name} are both given; expected one of them.")
+    try:
+        text: str = path.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise problem(f"can't be read from {name} ({path}): {why}.") from None
+    if not text:
+        raise problem(f"can't be read from {name} ({path}): it is empty.")
+    return text
+
+
 Task = Literal["binary", "multiclass", "regression"]
 Text = Annotated[str, Field(min_length=1, max_length=1000), Expected("a text")]
 # 128 characters: what a name in an event may have.

@@ -72,17 +72,21 @@ def hint_at(word: str, valid: Iterable[str]) -> str:
     return f'did you mean "{near[0]}"?' if near else f"expected one of {', '.join(valid)}."
 
 
+#: Sections of which there may be several.
+LISTS = ("drift", "notifications")
+
+
 def header(section: str) -> str:
     """Write the name of a section as the file has it: `[labels]`, `[[drift]]`."""
-    return "[[drift]]" if section == "drift" else f"[{section}]"
+    return f"[[{section}]]" if section in LISTS else f"[{section}]"
 
 
 def setting(location: Location) -> str:
     """Write a setting as the file has it: `[labels] expire_after_seconds`."""
     names = [key if isinstance(key, int) or re.fullmatch(r"[\w.-]+", key) else shown(key) for key in location]
     match names:
-        case ["drift", int(i), *rest]:
-            return " ".join([f"[[drift]] number {i + 1}", *map(str, rest)])
+        case [str(section), int(i), *rest] if section in LISTS:
+            return " ".join([f"{header(section)} number {i + 1}", *map(str, rest)])
         case [str(name)]:
             return name
         case [str(section), *rest]:

@@ -180,8 +180,8 @@ detector = 5
         " { except = [names] }.",
         "app.toml:10: [labels] expire_after_seconds is -5; expected a number > 0.",
         "app.toml:13: [learner] window is not a setting here; it belongs in [metrics].",
-        'app.toml:17: [[drift]] number 2 watch is missing; expected "error", "label", "prediction" or'
-        ' "feature:NAME".',
+        'app.toml:17: [[drift]] number 2 watch is missing; expected "error", "label", "label:CLASS",'
+        ' "label_delay", "prediction" or "feature:NAME".',
         "app.toml:18: [[drift]] number 2 detector is 5; expected the name of a detector.",
     ]
 
