@@ -1,12 +1,16 @@
 """Whose fault it is, and so what to do next.
 
 HeadraceError
-├── ConfigError          operator: fix the settings file; every mistake at once
-├── EnvironmentRefused   operator: broker, topics, permissions or offsets are not as they must be
-├── RecordError          data: dead-letter the record, go on
-└── FencedError          another process took this worker's transactional id
+├── ConfigError            operator: fix the settings file; every mistake at once
+├── EnvironmentRefused     operator: broker, topics, permissions or offsets are not as they must be
+├── RecordError            data: dead-letter the record, go on
+├── SnapshotError          disk: this snapshot is not to be used; take an older one
+├── FencedError            another process took this worker's transactional id
+├── DeadLetterBudgetSpent  operator: too much is a dead letter; mend the producer or [event]
+├── ResourcesExhausted     operator: memory, disk, files or stack ran out in the middle of a record
+└── WorkersGaveUp          one of several workers keeps dying; it said why itself
 
-Anything else is a bug: let it crash, with the position in the log.
+Anything else is a bug: let it crash, with the position in a note of the error (`at clicks[3]@1042`).
 """
 
 from __future__ import annotations
@@ -63,6 +67,35 @@ class FencedError(HeadraceError):
     exit_code = 4
 
 
+class DeadLetterBudgetSpent(HeadraceError):
+    """More records were dead letters than the operator bears; all of them are committed."""
+
+    exit_code = 5
+
+
+class ResourcesExhausted(HeadraceError):
+    """Memory, disk, files or stack ran out: that says nothing about the record, which is done again after a restart."""
+
+    exit_code = 6
+
+
+class WorkersGaveUp(HeadraceError):
+    """One of several workers keeps dying, or died of what no restart mends.
+
+    Args:
+        reason: The sentence.
+        exit_code: What the worker ended with last; 128 + the signal's number if it was a signal.
+    """
+
+    def __init__(self, reason: str, exit_code: int) -> None:
+        super().__init__(reason, exit_code)
+        self.reason = reason
+        self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        return self.reason
+
+
 class RecordError(HeadraceError):
     """A record is not what the settings say; it goes to the dead-letter topic with this reason.
 
@@ -76,3 +109,20 @@ class RecordError(HeadraceError):
 
     def __str__(self) -> str:
         return self.reason
+
+
+class SnapshotError(HeadraceError):
+    """A snapshot is damaged, forged, too large or another's: not to be used; an older one may be."""
+
+    exit_code = 3
+
+
+def in_a_line(error: BaseException) -> str:
+    """Type and text of an error that is not ours, short and in one line.
+
+    Example:
+        >>> in_a_line(ValueError("no such\\nthing")), in_a_line(MemoryError())
+        ('ValueError: no such thing', 'MemoryError')
+    """
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:500]}" if text else type(error).__name__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 #: A label once decoded: bool for binary, text for multi-class, finite float for regression.
 Label = bool | str | float
@@ -13,6 +13,11 @@ Scores = Mapping[Any, float]
 Features = dict[str, float | int | bool | str]
 #: Which output topic an `Output` belongs to.
 OutputKind = Literal["predictions", "outcomes", "alerts", "dead_letters"]
+#: How far a record came that is a dead letter, in the order in which the pipeline works.
+Stage = Literal["decode", "predict", "score", "drift", "learn"]
+STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
+#: What a relayed record is: an event as any other, or from the labels topic, and so an answer.
+RelayedKind = Literal["events", "labels"]
 #: Kafka's headers: names may repeat, order matters, a value may be missing.
 Headers = Sequence[tuple[str, bytes | None]]
 

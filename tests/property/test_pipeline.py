@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.build import new_pipeline
+from stream.labels import LabelBook
 from stream.records import Output, Record
 from tests.helpers import body, settings_for
 
@@ -70,6 +71,12 @@ def settings_of(task: str) -> Any:
                 "detector": "page-hinkley",
                 "parameters": {"min_instances": 1, "threshold": 0.5},
             },
+            {
+                "watch": "label_delay",
+                "detector": "page-hinkley",
+                "parameters": {"min_instances": 1, "threshold": 5.0},
+            },
+            *([{"watch": "label:x", "detector": "adwin"}] if task == "multiclass" else []),
         ],
     )
 
@@ -94,38 +101,59 @@ def test_the_same_records_give_the_same_bytes_however_they_are_cut_and_whoever_l
             found.extend(cut.process(record))
         cut.state.prequential.values()
         cut.state.prequential.baselines()
+        cut.state.prequential.classes()
         cut.state.drift.status()
+        cut.state.labels.delay()
 
     assert found == expected
     assert cut.state.prequential.values() == whole.state.prequential.values()
     assert cut.state.prequential.baselines() == whole.state.prequential.baselines()
     assert cut.state.drift.status() == whole.state.drift.status()
+    assert cut.state.prequential.classes() == whole.state.prequential.classes()
+    assert cut.state.labels.delays == whole.state.labels.delays
+
+
+def answers_of(labels: LabelBook) -> int:
+    """How many answers have been counted."""
+    return (
+        labels.joined
+        + labels.late
+        + labels.early_labels
+        + labels.unmatched
+        + labels.duplicate
+        + labels.conflicting
+    )
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
 @given(data=st.data())
 @settings(max_examples=60)
 def test_every_record_is_accounted_for(task: str, data: st.DataObject) -> None:
-    """A prediction or a dead letter for each record, or it is an answer that is joined or counted."""
+    """A prediction or a dead letter for each record, or it is a duplicate or an answer, which is counted."""
     log = data.draw(logs(task))
     pipeline = new_pipeline(settings_of(task))
     state = pipeline.state
 
     for record in log:
-        before = (state.predictions, state.dead_letters, state.unmatched, state.learner.learned)
+        before = (state.predictions, state.dead_letters, state.duplicates, answers_of(state.labels))
         outputs = pipeline.process(record)
-        after = (state.predictions, state.dead_letters, state.unmatched, state.learner.learned)
+        after = (state.predictions, state.dead_letters, state.duplicates, answers_of(state.labels))
         kinds = [output.to for output in outputs]
 
         assert after != before
-        assert kinds.count("predictions") == state.predictions - before[0]
+        assert kinds.count("predictions") == state.predictions - before[0] + state.duplicates - before[2]
         assert kinds.count("dead_letters") == state.dead_letters - before[1]
         assert all(output.value == record.value for output in outputs if output.to == "dead_letters")
-        assert all(output.key == record.key for output in outputs)
+        # Of what a record lets expire, the key is that of its own record.
+        assert all(output.key == record.key for output in outputs if output.to != "outcomes")
 
+    labels = state.labels
+    assert labels.questions <= state.predictions
+    assert labels.joined + labels.expired + len(labels.pending) <= labels.questions
+    assert len(labels.delays) == labels.joined
     undecoded = len(log) - state.events
     assert undecoded <= state.dead_letters
-    assert len(state.pending) <= 2
+    assert len(state.labels.pending) <= 2
 
 
 WRITE_ALL = """

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import math
+import resource
 from collections import Counter
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -540,6 +542,23 @@ def test_numpy_values_are_written_as_the_numbers_they_are() -> None:
     }
 
     assert orjson.loads(encode_json(values)) == {"a": 0.1, "b": 3, "c": True, "d": "x", "e": 0.5}
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(), reason="the size of a process is read where Linux has it"
+)
+def test_outputs_that_are_kept_take_no_more_memory_than_they_are_long() -> None:
+    """As they came from the library 20,000 of 110 bytes, the most there are in a transaction, took 25 MB."""
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    before = resident()
+    kept = [encode_json({"id": f"{number:08d}", "learner": "x" * 80}) for number in range(20_000)]
+    grown = resident() - before
+
+    assert len(kept[0]) == 110
+    assert grown < 10_000_000
 
 
 def test_a_label_whose_square_overflows_is_refused() -> None:

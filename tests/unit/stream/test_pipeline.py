@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from river import base
 
-from monitors import DriftMonitor, Prequential
+from monitors import Alarm, DriftMonitor, Prequential
 from stream.build import new_pipeline
 from stream.pipeline import MAX_CLASSES, Pipeline
 from stream.records import Output
@@ -120,16 +120,30 @@ def test_a_labelled_event_whose_question_waits_answers_it() -> None:
     assert kinds(outputs) == ["predictions", "outcomes"]
 
 
-def test_a_labelled_event_whose_question_has_expired_stands_for_itself() -> None:
+def test_a_labelled_event_whose_question_has_expired_is_late() -> None:
     learner = Recorder()
     pipeline = new_pipeline(settings_for(labels={"expire_after_seconds": 60}), learner)
     run(pipeline, body(id=1, features={"a": 1}))
 
     outputs = pipeline.process(record(body(id=1, features={"a": 2}, label=True), 61))
 
+    assert kinds(outputs) == []
+    assert learner.calls[1:] == []
+    assert (pipeline.state.labels.expired, pipeline.state.labels.late) == (1, 1)
+
+
+def test_a_labelled_event_whose_question_is_forgotten_stands_for_itself() -> None:
+    learner = Recorder()
+    pipeline = new_pipeline(
+        settings_for(labels={"expire_after_seconds": 60, "remember": 0}, event={"id_window": 0}), learner
+    )
+    run(pipeline, body(id=1, features={"a": 1}))
+
+    outputs = pipeline.process(record(body(id=1, features={"a": 2}, label=True), 61))
+
     assert kinds(outputs) == ["predictions"]
     assert learner.calls[1:] == [("predict", {"a": 2}), ("learn", {"a": 2}, True)]
-    assert (pipeline.state.pending.expired, pipeline.state.unmatched) == (1, 0)
+    assert (pipeline.state.labels.expired, pipeline.state.labels.unmatched) == (1, 0)
 
 
 # What is written ------------------------------------------------------------------------------------------------
@@ -178,10 +192,12 @@ def test_an_outcome_joins_a_prediction_and_its_label() -> None:
     assert decoded(outputs, "outcomes") == [
         {
             "id": 1,
+            "state": "joined",
             "partition": 0,
             "offset": 0,
             "label_offset": 2,
             "time": 100.0,
+            "label_time": 160.5,
             "prediction": True,
             "label": False,
             "error": 1,
@@ -219,22 +235,88 @@ def test_an_alert_says_where_and_what_the_detector_saw() -> None:
     assert alert["mean_before"] < alert["mean_after"]
 
 
+def test_the_delay_of_each_label_that_finds_its_question_is_watched_and_of_no_other() -> None:
+    pipeline = new_pipeline(settings_for(drift=[{"watch": "label_delay", "detector": "adwin"}]))
+
+    run(
+        pipeline,
+        body(id="early", label=True),
+        body(id="a", features={"a": 1}),
+        body(id="early", features={"a": 1}),
+        body(id="a", label=True),
+        body(id="b", features={"a": 1}, label=True),
+        body(id="a", label=True),
+        body(id="never", label=True),
+    )
+
+    (watched,) = pipeline.state.drift.status()
+    assert watched["observed"] == 2
+    assert watched["mean_now"] == pytest.approx((-2.0 + 2.0) / 2)
+    assert sorted(pipeline.state.labels.delays) == [-2.0, 2.0]
+
+
+def test_a_drift_of_the_label_delay_is_an_alert_at_the_label() -> None:
+    values = [
+        value
+        for i in range(400)
+        for value in (
+            {"id": i, "at": 100.0 * i, "features": {"a": 1}},
+            {"id": i, "at": 100.0 * i + (5.0 if i < 200 else 90.0), "label": True},
+        )
+    ]
+
+    pipeline = new_pipeline(
+        settings_for(
+            drift=[{"watch": "label_delay", "detector": "adwin"}],
+            event={"time": "at", "max_ahead_seconds": 1e9},
+        )
+    )
+    outputs = run(pipeline, *[body(**value) for value in values])
+
+    alert = decoded(outputs, "alerts")[0]
+    assert (alert["watch"], alert["kind"]) == ("label_delay", "drift")
+    assert alert["offset"] % 2 == 1
+    assert alert["offset"] > 400
+    assert alert["mean_before"] < alert["mean_after"]
+
+
+@pytest.mark.parametrize("first", ["question", "label"])
+def test_a_detector_of_the_label_delay_that_fails_makes_a_dead_letter(
+    first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for(drift=[{"watch": "label_delay", "detector": "adwin"}])
+    pipeline = new_pipeline(settings, Recorder())
+
+    def broken(seconds: float, at: int) -> tuple[Alarm, ...]:
+        raise ArithmeticError("no number")
+
+    monkeypatch.setattr(pipeline, "_watch_delay", broken)
+    both = [body(id=1, features={"a": 1}), body(id=1, label=True)]
+
+    outputs = run(pipeline, *(both if first == "question" else reversed(both)))
+
+    assert kinds(outputs) == ["predictions", "dead_letters"]
+    assert headers(outputs[1])["headrace.stage"] == b"drift"
+    assert pipeline.state.labels.joined == 1
+
+
 # Pending --------------------------------------------------------------------------------------------------------
 
 
 def test_an_answer_to_nothing_is_counted_and_changes_nothing() -> None:
     learner = Recorder()
-    pipeline = new_pipeline(settings_for(**WITH_OUTCOMES), learner)
+    pipeline = new_pipeline(settings_for(labels={"early_seconds": 0}, **WITH_OUTCOMES), learner)
 
     outputs = run(pipeline, body(id=1, label=True), body(id=1, features={"a": 1}), body(id=2, label=True))
 
-    assert kinds(outputs) == ["predictions"]
-    assert pipeline.state.unmatched == 2
+    assert kinds(outputs) == ["outcomes", "predictions", "outcomes"]
+    assert [item["state"] for item in decoded(outputs, "outcomes")] == ["unmatched"] * 2
+    assert pipeline.state.labels.unmatched == 2
     assert learner.calls == [("predict", {"a": 1})]
     assert pipeline.state.events == 3
 
 
-def test_a_second_question_with_a_waiting_id_is_predicted_and_counted_but_never_learned() -> None:
+def test_a_second_question_with_a_waiting_id_is_counted_and_neither_asked_nor_learned() -> None:
     learner = Recorder()
     pipeline = new_pipeline(settings_for(), learner)
 
@@ -244,7 +326,11 @@ def test_a_second_question_with_a_waiting_id_is_predicted_and_counted_but_never_
 
     assert kinds(outputs) == ["predictions"] * 2
     assert learner.calls[-1] == ("learn", {"a": 1}, True)
-    assert (pipeline.state.duplicates, pipeline.state.unmatched, len(pipeline.state.pending)) == (1, 0, 0)
+    assert (
+        pipeline.state.duplicates,
+        pipeline.state.labels.unmatched,
+        len(pipeline.state.labels.pending),
+    ) == (1, 0, 0)
 
 
 def test_a_question_without_an_id_waits_for_nothing() -> None:
@@ -252,7 +338,7 @@ def test_a_question_without_an_id_waits_for_nothing() -> None:
 
     run(pipeline, body(features={"a": 1}), body(features={"a": 1}))
 
-    assert len(pipeline.state.pending) == 0
+    assert len(pipeline.state.labels.pending) == 0
     assert pipeline.state.duplicates == 0
 
 
@@ -260,11 +346,11 @@ def test_questions_expire_by_event_time_even_if_nobody_answers() -> None:
     pipeline = new_pipeline(settings_for(event={"time": "at"}, labels={"expire_after_seconds": 60}))
 
     run(pipeline, body(id=1, features={"a": 1}, at=0), body(id=2, features={"a": 1}, at=3_000))
-    assert (len(pipeline.state.pending), pipeline.state.pending.expired) == (1, 1)
+    assert (len(pipeline.state.labels.pending), pipeline.state.labels.expired) == (1, 1)
 
     # Time does not run backwards: an event from the past expires nothing, and is past itself.
     run(pipeline, body(id=3, features={"a": 1}, at=-5_000), body(id=3, label=1, at=-4_999), first=2)
-    assert pipeline.state.unmatched == 1
+    assert (pipeline.state.labels.expired, pipeline.state.labels.late) == (2, 1)
     assert pipeline.state.clock == 3_000
 
 
@@ -275,7 +361,8 @@ def test_at_capacity_the_oldest_question_expires() -> None:
         pipeline, *[body(id=i, features={"a": 1}) for i in range(3)], *[body(id=i, label=1) for i in range(3)]
     )
 
-    assert (pipeline.state.pending.expired, pipeline.state.unmatched) == (1, 1)
+    labels = pipeline.state.labels
+    assert (labels.expired, labels.expired_early, labels.late) == (1, 1, 1)
     assert pipeline.state.learner.learned == 2
 
 
@@ -310,7 +397,11 @@ def test_a_learner_that_raises_when_it_predicts_makes_a_dead_letter_and_learns_n
         assert headers(letter)["headrace.error"] == b"ValueError"
         assert headers(letter)["headrace.message"] == b"no such thing"
     assert learner.calls == []
-    assert (pipeline.state.predictions, len(pipeline.state.pending), pipeline.state.prequential.scored) == (
+    assert (
+        pipeline.state.predictions,
+        len(pipeline.state.labels.pending),
+        pipeline.state.prequential.scored,
+    ) == (
         0,
         0,
         0,
@@ -415,12 +506,48 @@ def test_class_number_1001_is_refused_and_the_thousand_go_on() -> None:
 
 
 def test_an_answer_to_nothing_takes_no_class() -> None:
-    pipeline = new_pipeline(settings_for("multiclass", learner={"use": "majority-class"}))
+    pipeline = new_pipeline(
+        settings_for("multiclass", learner={"use": "majority-class"}, labels={"early_seconds": 0})
+    )
 
     run(pipeline, *[body(id=i, label=f"junk {i}") for i in range(MAX_CLASSES + 1)])
 
     assert pipeline.state.classes == {}
-    assert (pipeline.state.unmatched, pipeline.state.dead_letters) == (MAX_CLASSES + 1, 0)
+    assert (pipeline.state.labels.unmatched, pipeline.state.dead_letters) == (MAX_CLASSES + 1, 0)
+
+
+def test_an_early_label_takes_its_place_among_the_classes_when_its_question_comes() -> None:
+    pipeline = new_pipeline(
+        settings_for("multiclass", learner={"use": "majority-class"}, labels={"early_seconds": 1e6})
+    )
+    run(pipeline, *[body(id=i, label=f"early {i}") for i in range(MAX_CLASSES + 1)])
+    assert pipeline.state.classes == {}
+
+    outputs = run(
+        pipeline, *[body(id=i, features={"a": 1}) for i in range(MAX_CLASSES + 1)], first=MAX_CLASSES + 1
+    )
+
+    assert (len(pipeline.state.classes), pipeline.state.learner.learned) == (MAX_CLASSES, MAX_CLASSES)
+    assert kinds(outputs) == ["predictions"] * (MAX_CLASSES + 1) + ["dead_letters"]
+    assert headers(outputs[-1])["headrace.position"] == f"events[0]@{MAX_CLASSES}".encode()
+    assert len(pipeline.state.labels.pending) == 1
+
+
+def test_a_label_that_is_not_learned_takes_no_class() -> None:
+    """One of a duplicate event, of a question that is gone, or of a question that is due."""
+    pipeline = new_pipeline(
+        settings_for("multiclass", learner={"use": "majority-class"}, event={"time": "at"})
+    )
+
+    run(
+        pipeline,
+        body(id=1, features={"a": 1}, label="first", at=1),
+        body(id=1, features={"a": 1}, label="again", at=1),
+        body(id=2, features={"a": 1}, at=1),
+        body(id=2, label="late", at=100_000),
+    )
+
+    assert list(pipeline.state.classes) == ["first"]
 
 
 def test_a_prediction_that_is_not_finite_is_null_and_counted() -> None:
@@ -454,10 +581,61 @@ def test_counters_tell_what_came() -> None:
     )
 
     state = pipeline.state
-    assert (state.events, state.predictions, state.dead_letters) == (5, 3, 1)
-    assert (state.unmatched, state.duplicates, state.learner.learned, state.prequential.scored) == (
+    assert (state.events, state.predictions, state.dead_letters) == (5, 2, 1)
+    assert (state.labels.questions, state.labels.joined) == (1, 1)
+    assert (state.labels.duplicate, state.duplicates, state.learner.learned, state.prequential.scored) == (
         1,
         1,
         2,
         2,
     )
+
+
+def test_a_labelled_event_that_answers_a_question_is_joined_and_is_no_question() -> None:
+    pipeline = new_pipeline(settings_for())
+
+    run(
+        pipeline,
+        body(id=1, features={"a": 1}),
+        body(id=1, features={"a": 1}, label=1),
+        body(features={"a": 1}),
+    )
+
+    assert (
+        pipeline.state.labels.questions,
+        pipeline.state.labels.joined,
+        len(pipeline.state.labels.pending),
+    ) == (2, 1, 0)
+
+
+def test_dead_letters_are_counted_by_how_far_they_came() -> None:
+    learner = Recorder(fail_on="learn")
+    pipeline = new_pipeline(settings_for(), learner)
+    bad = body(features={"a": 1, "bad": 1}, label=1)
+
+    run(pipeline, b"", bad, b"{}", body(features={"a": 1}, label=1))
+    learner.fail_on = "predict"
+    run(pipeline, bad)
+
+    assert pipeline.state.dead_letters_by_stage == {
+        "decode": 2,
+        "predict": 1,
+        "score": 0,
+        "drift": 0,
+        "learn": 1,
+    }
+    assert pipeline.state.dead_letters == 4
+
+
+def test_the_label_delay_is_that_of_the_last_thousand_answers() -> None:
+    pipeline = new_pipeline(settings_for(event={"time": "at"}, labels={"expire_after_seconds": 10_000}))
+    assert pipeline.state.labels.delay() is None
+
+    for number in range(1_100):
+        run(pipeline, body(id=number, at=0, features={"a": 1}))
+    for number in range(1_100):
+        run(pipeline, body(id=number, at=number, label=1), body(id=number, at=number, label=1))
+        if number == 19:
+            assert pipeline.state.labels.delay() == {"p50": 9.0, "p95": 18.0, "count": 20}
+
+    assert pipeline.state.labels.delay() == {"p50": 599.0, "p95": 1_049.0, "count": 1_000}
