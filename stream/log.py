@@ -1,6 +1,6 @@
 """The port between the worker and the log: what the worker asks of Kafka, and the three ways a commit can fail.
 
-`stream.kafka_log.KafkaLog` is the real one; `stream.testing.MemoryLog` serves the tests of the worker's decisions.
+`stream.kafka.log.KafkaLog` is the real one; `stream.testing.MemoryLog` serves the tests of the worker's decisions.
 """
 
 from __future__ import annotations
@@ -63,6 +63,9 @@ class Log(Protocol):
     def committed(self, partition: int) -> Committed | None:
         """The last commit of a partition, after ending what a dead writer left open."""
 
+    def all_committed(self) -> Mapping[int, Committed]:
+        """What is committed for each partition, as it is now: what a transaction holds back is not waited for."""
+
     def claim(self, partition: int, committed: Committed) -> None:
         """Commit the origin, before any output; raises as `commit` does."""
 
@@ -73,7 +76,7 @@ class Log(Protocol):
         """The first offset with this timestamp (milliseconds) or a later one; the end if there is none."""
 
     def has_outputs(self, partition: int) -> bool:
-        """Whether anything was ever written for this partition."""
+        """Whether any prediction, outcome or dead letter was ever written for this partition."""
 
     def start(self, partition: int, offset: int) -> None:
         """Let the records of an assigned partition come, from this offset; again to begin anew."""
@@ -101,6 +104,9 @@ class Log(Protocol):
 
     def publish_status(self, partition: int, body: bytes) -> None:
         """Write a status record, outside any transaction."""
+
+    def publish_alert(self, partition: int, body: bytes) -> None:
+        """Write an incident to the alerts, outside any transaction: it is no function of the log."""
 
     def open_bytes(self) -> int:
         """Bytes of large outputs (dead letters) written since the last commit."""
