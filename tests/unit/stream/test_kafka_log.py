@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stream.kafka_log import metadata_text
+import stream
+from stream.kafka.client import metadata_text
 
 
 class Found:
@@ -33,3 +36,16 @@ def test_metadata_that_is_not_ours_is_kept_for_the_refusal(text: str) -> None:
     found: Any = Found(text.encode())
 
     assert metadata_text(found) == text
+
+
+def test_one_folder_knows_confluent_kafka() -> None:
+    ours = Path(stream.__file__).parent.parent
+    files = [
+        path for package in ("stream", "learners", "monitors") for path in (ours / package).rglob("*.py")
+    ]
+
+    knowing = {
+        path.parent for path in files if re.search(r"^(from|import) confluent_kafka", path.read_text(), re.M)
+    }
+
+    assert knowing == {ours / "stream" / "kafka"}

@@ -1,18 +1,12 @@
-"""The log as Kafka keeps it: the only module that knows confluent-kafka.
-
-One `KafkaLog` is one member of the consumer group and one producer. Facts about librdkafka that shaped it are in
-docs/decisions/0001-data-plane-is-a-confluent-kafka-loop.md.
-"""
+"""The log as Kafka keeps it. One `KafkaLog` is one member of the consumer group and one producer."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from threading import Thread
-from typing import Any, Final
+from typing import Any
 
 import structlog
 from confluent_kafka import (
@@ -26,164 +20,42 @@ from confluent_kafka import (
     TopicPartition,
 )
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from stream.checkpoint import CommitMetadata
-from stream.errors import ConfigError, EnvironmentRefused, HeadraceError, Mistake
+from stream.errors import EnvironmentRefused, HeadraceError
+from stream.kafka.client import (
+    BATCH,
+    COMMIT_TIMEOUT,
+    COMMITTED_TIMEOUT,
+    CONSUMER_TUNING,
+    GLANCE,
+    LATEST,
+    LEAVE_TIMEOUT,
+    MARKERS_TIMEOUT,
+    NEVER_WRITTEN,
+    NO_ANSWER,
+    NO_SUCH_TOPIC,
+    NOT_ALLOWED,
+    PRODUCER_TUNING,
+    READ_PATIENCE,
+    REJOIN_PATIENCE,
+    SILENT,
+    STALE_METADATA,
+    START_TIMEOUT,
+    ClientErrors,
+    admin_client,
+    bounded,
+    commit_error,
+    headers_of,
+    metadata_text,
+    refused,
+)
 from stream.log import CommitAborted, CommitRetriable, Committed, ProducerFenced
-from stream.records import Headers, Output, Record, new_tuple, position
+from stream.records import Output, Record, new_tuple, position
 from stream.settings import Settings
 from stream.settings.connection import librdkafka_config
 
 log = structlog.get_logger()
-#: Where librdkafka's own lines go.
-SILENT: Final = logging.Logger("librdkafka", logging.CRITICAL + 1)
-
-#: Seconds for a question to the broker at start; a broker that is there answers in milliseconds.
-START_TIMEOUT: Final = 10.0
-#: Seconds for one try of a commit's steps; what runs out is tried again. A signal is heeded after that at the latest.
-COMMIT_TIMEOUT: Final = 5.0
-#: Seconds for the last words to a broker that may be away: the abort of an open transaction, and the status.
-LEAVE_TIMEOUT: Final = 2.0
-#: Seconds to wait for a committed offset, or for the markers of a transaction, before looking for the dead writer
-#: that holds it back. The markers of a living one come within milliseconds, after its commit was answered.
-COMMITTED_TIMEOUT: Final = 2.0
-MARKERS_TIMEOUT: Final = 1.0
-#: Seconds without a share of the partitions after which a worker joins the group anew.
-REJOIN_PATIENCE: Final = 20.0
-#: Seconds before the same kind of complaint of librdkafka is logged again: it tries again many times a second.
-COMPLAINT_PAUSE: Final = 30.0
-#: Records taken from librdkafka's queue at once.
-BATCH: Final = 1_000
-
-#: What the consumer may hold unread: with the heap of a small model this keeps a worker under 200 MiB.
-CONSUMER_TUNING: Final[Mapping[str, Any]] = {
-    "queued.max.messages.kbytes": 8_192,
-    "queued.min.messages": 20_000,
-    "fetch.wait.max.ms": 100,
-    "fetch.error.backoff.ms": 50,
-}
-#: A retry backoff of 100 ms, the default, makes each next transaction wait: p99 130 ms, measured.
-PRODUCER_TUNING: Final[Mapping[str, Any]] = {
-    "retry.backoff.ms": 5,
-    "retry.backoff.max.ms": 200,
-    # Full batches under load; a commit flushes at once, so latency does not wait for this. With 2 ms librdkafka's
-    # threads cost as much CPU an event as all our Python does.
-    "linger.ms": 50,
-    "queue.buffering.max.messages": 500_000,
-    "queue.buffering.max.kbytes": 262_144,
-    # A dead letter is as large as its record unpacked, and nothing is compressed: every client can read that.
-    "message.max.bytes": 100_000_000,
-    "delivery.report.only.error": True,
-}
-
-LATEST: Final = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # the library's, untyped
-NO_SUCH_TOPIC: Final = (
-    KafkaError.UNKNOWN_TOPIC_OR_PART,
-    KafkaError._UNKNOWN_TOPIC,
-    KafkaError._UNKNOWN_PARTITION,
-)
-NOT_ALLOWED: Final = (
-    KafkaError.TOPIC_AUTHORIZATION_FAILED,
-    KafkaError.GROUP_AUTHORIZATION_FAILED,
-    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
-)
-#: In the place of headers with a name that is not UTF-8, so that a dead letter says that it lost them.
-UNREADABLE_HEADERS: Final = (("headrace.unreadable-headers", b"a header's name is not UTF-8"),)
-#: After a restart of the broker: the client's leader epochs are of before, and it asks for new ones only when told to.
-STALE_METADATA: Final = (
-    KafkaError.FENCED_LEADER_EPOCH,
-    KafkaError.UNKNOWN_LEADER_EPOCH,
-    KafkaError.NOT_LEADER_FOR_PARTITION,
-)
-#: No answer from the broker, or that of one that is starting again or handing over.
-NO_ANSWER: Final = (
-    KafkaError._TIMED_OUT,
-    KafkaError._TRANSPORT,
-    KafkaError._WAIT_COORD,
-    KafkaError._ALL_BROKERS_DOWN,
-    KafkaError._TIMED_OUT_QUEUE,
-    KafkaError._WAIT_CACHE,
-    KafkaError._NOENT,  # no leader found
-    KafkaError.NETWORK_EXCEPTION,
-    KafkaError.REQUEST_TIMED_OUT,
-    KafkaError.BROKER_NOT_AVAILABLE,
-    KafkaError.LEADER_NOT_AVAILABLE,
-    *STALE_METADATA,
-    KafkaError.OFFSET_NOT_AVAILABLE,
-    KafkaError.UNSTABLE_OFFSET_COMMIT,
-    KafkaError.COORDINATOR_NOT_AVAILABLE,
-    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-    KafkaError.NOT_COORDINATOR,
-    KafkaError.CONCURRENT_TRANSACTIONS,
-)
-#: Delivery errors that come again with each try.
-NEVER_WRITTEN: Final = (
-    *NOT_ALLOWED,
-    *NO_SUCH_TOPIC,
-    KafkaError.MSG_SIZE_TOO_LARGE,
-    KafkaError.RECORD_LIST_TOO_LARGE,
-    KafkaError.INVALID_MSG,
-    KafkaError.INVALID_RECORD,
-    KafkaError.INVALID_TIMESTAMP,
-    KafkaError.POLICY_VIOLATION,
-    KafkaError.TOPIC_EXCEPTION,
-)
-#: Commit errors that mean: the group has moved on without this worker.
-STALE_MEMBER: Final = (
-    KafkaError.ILLEGAL_GENERATION,
-    KafkaError.UNKNOWN_MEMBER_ID,
-    KafkaError.FENCED_INSTANCE_ID,
-    KafkaError.REBALANCE_IN_PROGRESS,
-)
-
-
-class ClientErrors:
-    """What librdkafka complains about: the cause behind a time-out, for the sentence that reports it.
-
-    Args:
-        quiet: Keep the complaints and log none.
-    """
-
-    def __init__(self, *, quiet: bool = False) -> None:
-        self._quiet = quiet
-        self._logged_at: dict[int, float] = {}
-        self._last: KafkaError | None = None
-        self._cause: KafkaError | None = None
-        #: That a topic is gone or not allowed any more: it comes as a complaint only, and never as a record's error.
-        self.refusal: KafkaError | None = None
-
-    def __call__(self, error: KafkaError) -> None:
-        """librdkafka's `error_cb`."""
-        now = time.monotonic()
-        if not self._quiet and now - self._logged_at.get(error.code(), -COMPLAINT_PAUSE) >= COMPLAINT_PAUSE:
-            self._logged_at[error.code()] = now
-            log.warning("kafka client", error=error.str(), code=error.name())
-        self._last = error
-        if error.code() in (*NO_SUCH_TOPIC, *NOT_ALLOWED):
-            self.refusal = error
-        if error.code() != KafkaError._ALL_BROKERS_DOWN:  # which follows from the cause, and hides it
-            self._cause = error
-
-    def no_broker(self, settings: Settings, timeout: float, error: KafkaError) -> EnvironmentRefused:
-        """The sentence for a broker that did not answer, with what is known of the cause."""
-        servers = settings.kafka.bootstrap_servers
-        cause = self._cause or self._last or error
-        if cause.code() == KafkaError._AUTHENTICATION:
-            return EnvironmentRefused(
-                f"the broker at {servers} refuses the login of user {settings.kafka.sasl_username!r} ({cause.str()}). "
-                "Check [kafka] sasl_mechanism, sasl_username and the password."
-            )
-        if cause.code() == KafkaError._SSL:
-            return EnvironmentRefused(
-                f"no TLS connection to {servers} ({cause.str()}). Check [kafka] security_protocol, ca_file and the "
-                "client's certificate."
-            )
-        return EnvironmentRefused(
-            f"no broker answered at {servers} within {timeout:.0f} s ({cause.str()}). "
-            "Is it running, and are [kafka] bootstrap_servers and security_protocol right?"
-        )
 
 
 class KafkaLog:
@@ -220,7 +92,7 @@ class KafkaLog:
             "log_level": 2,
             "logger": SILENT,
         }
-        self._admin = _admin_client(settings, self._base)
+        self._admin = admin_client(settings, self._base)
         self._check_topics()
         self._group = settings.name
         self._consumer = self._new_consumer()
@@ -276,17 +148,7 @@ class KafkaLog:
         self.topic_id = str(described.topic_id)
 
     def _refused(self, error: KafkaError, what: str) -> HeadraceError:
-        if error.code() in NOT_ALLOWED:
-            return EnvironmentRefused(
-                f"{what}: the broker refuses permission ({error.str()}). "
-                f"Allow user {self._settings.kafka.sasl_username or 'of this connection'!r} to read the events, "
-                "write the outputs, and use this group and transactional id."
-            )
-        if error.code() in NO_SUCH_TOPIC:
-            return EnvironmentRefused(
-                f"{what}: the topic is gone ({error.str()}). Run: headrace topics create {self._settings.path}"
-            )
-        return EnvironmentRefused(f"{what}: {error.str()} ({error.name()})")
+        return refused(self._settings, error, what)
 
     def _unanswered(self, error: KafkaException, what: str) -> Exception:
         """What became of a question: ask again later, or refuse."""
@@ -314,7 +176,8 @@ class KafkaLog:
                 "isolation.level": "read_committed",
                 "partition.assignment.strategy": "cooperative-sticky",
                 "session.timeout.ms": worker.session_timeout_ms,
-                "heartbeat.interval.ms": min(3_000, worker.session_timeout_ms // 3),
+                # A peer learns of a worker's death by its next heartbeat: seconds in which nobody predicts.
+                "heartbeat.interval.ms": min(1_000, worker.session_timeout_ms // 3),
                 "enable.partition.eof": True,
             }
         )
@@ -439,24 +302,7 @@ class KafkaLog:
                 raise self._refused(self._consumer_errors.refusal, f"topic {self._topic!r}")
             self._rejoin_if_forgotten()
             return ()
-        records: list[Record] = []
-        append = records.append
-        message: Any
-        for message in (first, *self._consumer.consume(BATCH, 0)):
-            error = message.error()
-            if error is None:
-                fields = (
-                    message.partition(),
-                    message.offset(),
-                    message.timestamp()[1],
-                    message.key(),
-                    message.value(),
-                    _headers(message),
-                )
-                append(new_tuple(Record, fields))
-            else:
-                self._on_poll_error(error, message)
-        return records
+        return _records((first, *self._consumer.consume(BATCH, 0)), self._on_poll_error)
 
     def _on_poll_error(self, error: KafkaError, message: Any) -> None:
         code = error.code()
@@ -511,14 +357,7 @@ class KafkaLog:
         where = TopicPartition(self._topic, partition)
         try:
             self._end_dead_transaction(partition)
-            try:
-                (found,) = self._consumer.committed([where], timeout=COMMITTED_TIMEOUT)
-            except KafkaException as error:
-                if error.args[0].code() != KafkaError._TIMED_OUT:
-                    raise
-                # An open transaction with pending offsets holds the answer back.
-                self._fence(self._writer_of(partition))
-                (found,) = self._consumer.committed([where], timeout=START_TIMEOUT)
+            found = self._stable_offset(where)
         except KafkaException as error:
             # An admin client keeps asking with the leader epoch that it learned first, and is refused for ever by a
             # broker that came back.
@@ -527,6 +366,45 @@ class KafkaLog:
         if found.error is not None:
             raise self._unanswered(KafkaException(found.error), what)
         return None if found.offset < 0 else Committed(found.offset, metadata_text(found))
+
+    def all_committed(self) -> Mapping[int, Committed]:
+        """See `stream.log.Log.all_committed`."""
+        try:
+            found = self._unstable_offsets(range(self.partition_count))
+        except KafkaException as error:
+            raise self._unanswered(error, f"committed offsets of {self._topic}") from error
+        return {
+            where.partition: Committed(where.offset, metadata_text(where))
+            for where in found
+            if where.offset >= 0
+        }
+
+    def _unstable_offsets(self, partitions: Iterable[int]) -> list[TopicPartition]:
+        wanted = [TopicPartition(self._topic, partition) for partition in partitions]
+        answer = self._admin.list_consumer_group_offsets(
+            [ConsumerGroupTopicPartitions(self._group, wanted)],
+            require_stable=False,
+            request_timeout=START_TIMEOUT,
+        )
+        return list(answer[self._group].result().topic_partitions)
+
+    def _stable_offset(self, where: TopicPartition) -> TopicPartition:
+        """The committed offset; an open transaction with pending offsets holds it back, and is ended."""
+        writer: str | None = None
+        for timeout in (GLANCE, COMMITTED_TIMEOUT):
+            try:
+                return self._consumer.committed([where], timeout=timeout)[0]
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError._TIMED_OUT:
+                    raise
+            writer = self._writer_of(where.partition)
+            if self._is_gone(writer):
+                self._fence(writer)
+                return self._consumer.committed([where], timeout=START_TIMEOUT)[0]
+        # A member ends its transaction by itself, or the broker does it for it: fencing would cost it all its state.
+        raise CommitRetriable(
+            f"{self._topic}[{where.partition}]: a transaction of {writer!r} is not yet ended"
+        )
 
     def _end_dead_transaction(self, partition: int) -> None:
         """Fence the writer that left a transaction open in this partition's predictions, if there is one."""
@@ -539,20 +417,27 @@ class KafkaLog:
             return int(asked[where].result().offset)
 
         written = end(IsolationLevel.READ_UNCOMMITTED)
-        deadline = time.monotonic() + MARKERS_TIMEOUT
-        while end(IsolationLevel.READ_COMMITTED) < written:
-            if time.monotonic() > deadline:
-                self._fence(self._writer_of(partition))
+        writer: str | None = None
+        for timeout in (GLANCE, MARKERS_TIMEOUT):
+            deadline = time.monotonic() + timeout
+            while time.monotonic() < deadline:
+                if end(IsolationLevel.READ_COMMITTED) >= written:
+                    return
+                time.sleep(0.02)
+            writer = self._writer_of(partition)
+            if self._is_gone(writer):
+                self._fence(writer)
                 return
-            time.sleep(0.02)
+        raise CommitRetriable(f"{self._topic}[{partition}]: a transaction of {writer!r} is not yet ended")
+
+    def _is_gone(self, writer: str | None) -> bool:
+        """Whether a writer is no member of the group: then there is nobody to disturb by ending its transaction."""
+        asked = self._admin.describe_consumer_groups([self._group], request_timeout=START_TIMEOUT)
+        return all(member.client_id != writer for member in asked[self._group].result().members)
 
     def _writer_of(self, partition: int) -> str | None:
         """Transactional id in the metadata of the last commit, also while a transaction holds it back."""
-        wanted = ConsumerGroupTopicPartitions(self._group, [TopicPartition(self._topic, partition)])
-        answer = self._admin.list_consumer_group_offsets(
-            [wanted], require_stable=False, request_timeout=START_TIMEOUT
-        )
-        (found,) = answer[self._group].result().topic_partitions
+        (found,) = self._unstable_offsets([partition])
         if found.offset < 0:
             return None
         return CommitMetadata.decode(
@@ -563,7 +448,10 @@ class KafkaLog:
         if writer is None or writer == self.writer or not self._exactly_once:
             return
         log.info("ending the transaction of a worker that is gone", writer=writer)
-        self._init_transactions(Producer({**self._base, "transactional.id": writer}))
+        timeout = self._settings.worker.transaction_timeout_ms
+        self._init_transactions(
+            Producer({**self._base, "transactional.id": writer, "transaction.timeout.ms": timeout})
+        )
 
     def claim(self, partition: int, committed: Committed) -> None:
         """See `stream.log.Log.claim`."""
@@ -592,7 +480,12 @@ class KafkaLog:
 
     def has_outputs(self, partition: int) -> bool:
         """See `stream.log.Log.has_outputs`."""
-        return any(self._watermarks(name, partition)[1] > 0 for name in self._outputs.values())
+        # Not the alerts: incidents lie there too, and a partition that waits for its snapshots has told of it.
+        return any(
+            self._watermarks(name, partition)[1] > 0
+            for kind, name in self._outputs.items()
+            if kind != "alerts"
+        )
 
     def offset_at(self, partition: int, timestamp: int) -> int:
         """See `stream.log.Log.offset_at`."""
@@ -673,7 +566,7 @@ class KafkaLog:
             self._begin(producer)
         try:
             group = self._consumer.consumer_group_metadata()
-            _bounded(lambda: producer.send_offsets_to_transaction(offsets, group, COMMIT_TIMEOUT))
+            bounded(lambda: producer.send_offsets_to_transaction(offsets, group, COMMIT_TIMEOUT))
         except KafkaException as error:
             self._raise_delivery_error()
             raise self._commit_error(error) from error
@@ -701,16 +594,7 @@ class KafkaLog:
         self._open_bytes = 0
 
     def _commit_error(self, error: KafkaException) -> Exception:
-        code: KafkaError = error.args[0]
-        if code.code() in NOT_ALLOWED:
-            return self._refused(code, f"committing as {self.writer!r}")
-        if code.txn_requires_abort() or code.code() in STALE_MEMBER:
-            return CommitAborted(code.str())
-        if code.fatal() or code.code() in (KafkaError._FENCED, KafkaError._STATE):
-            return ProducerFenced(code.str())
-        if code.retriable() or code.code() in NO_ANSWER:
-            return CommitRetriable(code.str())
-        return CommitAborted(code.str())
+        return commit_error(self._settings, error, self.writer)
 
     def _raise_delivery_error(self) -> None:
         if self._delivery_error is not None:
@@ -748,14 +632,21 @@ class KafkaLog:
 
     def publish_status(self, partition: int, body: bytes) -> None:
         """See `stream.log.Log.publish_status`."""
+        self._publish(self._settings.topics.status, partition, body)
+
+    def publish_alert(self, partition: int, body: bytes) -> None:
+        """See `stream.log.Log.publish_alert`."""
+        self._publish(self._settings.topics.alerts, partition, body)
+
+    def _publish(self, topic: str, partition: int, body: bytes) -> None:
         try:
-            self._status.produce(self._settings.topics.status, body, str(partition).encode(), partition)
+            self._status.produce(topic, body, str(partition).encode(), partition)
             self._status.poll(0)
         except (
             BufferError,
             KafkaException,
-        ) as error:  # a view, not an output: the next one says it all again
-            log.warning("status not written", error=str(error))
+        ) as error:  # a view, not an output: the next status says it all again
+            log.warning("not written", topic=topic, error=str(error))
 
     def leave(self) -> None:
         """See `stream.log.Log.leave`."""
@@ -768,87 +659,104 @@ class KafkaLog:
         self._consumer.close()
 
 
-def metadata_text(found: TopicPartition) -> str:
-    """A commit's metadata without what may follow it in memory.
+def read_partition(settings: Settings, partition: int, first: int, end: int) -> Iterator[Sequence[Record]]:
+    """The records of a partition of `<events>` from one offset up to another, as a worker is given them.
 
-    librdkafka copies metadata without the zero that ends a C string (its issue 4649), so more bytes can seem to
-    belong to it, even some that are not UTF-8. Ours is one JSON object: nothing after that counts.
-    """
-    try:
-        text = found.metadata or ""
-    except UnicodeDecodeError as error:
-        text = bytes(error.object).decode("utf-8", "replace")
-    try:
-        return text[: json.JSONDecoder().raw_decode(text)[1]]
-    except ValueError:
-        return text
-
-
-def _headers(message: Any) -> Headers | None:
-    """The record's headers. The client can't read a name that is not UTF-8, and it must not stop the stream."""
-    try:
-        return message.headers()  # type: ignore[no-any-return]  # the message is untyped
-    except (SystemError, UnicodeDecodeError):
-        return UNREADABLE_HEADERS
-
-
-def _bounded(call: Callable[[], None]) -> None:
-    """Make a call that is to come back within `COMMIT_TIMEOUT`, and does not always.
-
-    After a broker's restart `send_offsets_to_transaction` was seen never to return. The producer is then left to
-    itself in a thread of its own, and a new one under the same id ends its transaction.
+    Reads without being a member of the group, so beside the workers.
 
     Raises:
-        ProducerFenced: It has not come back after three times that long.
+        EnvironmentRefused: The log has no such offset, or the broker does not answer or refuses.
     """
-    outcome: list[Exception | None] = []
+    topic = settings.topics.events
+    errors = ClientErrors()
+    consumer = Consumer(
+        {
+            **librdkafka_config(settings.kafka),
+            **CONSUMER_TUNING,
+            "error_cb": errors,
+            "client.id": f"{settings.name}-rebuild",
+            "log_level": 2,
+            "logger": SILENT,
+            "group.id": f"{settings.name}.rebuild",  # asked for by the client, and never joined
+            "enable.auto.commit": False,
+            "auto.offset.reset": "error",
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,
+        }
+    )
+    at = first
 
-    def run() -> None:
-        try:
-            call()
-        except Exception as error:
-            outcome.append(error)
-        else:
-            outcome.append(None)
+    def on_error(error: KafkaError, message: Any) -> None:
+        nonlocal at
+        if error.code() == KafkaError._PARTITION_EOF:
+            at = max(at, message.offset())
+        elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+            raise EnvironmentRefused(
+                f"{position(topic, partition, at)}: the log has no such offset: it was truncated meanwhile. "
+                "Start again."
+            )
+        elif error.fatal() or error.code() in (*NOT_ALLOWED, *NO_SUCH_TOPIC):
+            raise EnvironmentRefused(f"{topic}[{partition}]: {error.str()} ({error.name()})")
 
-    thread = Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(3 * COMMIT_TIMEOUT)
-    if not outcome:
-        raise ProducerFenced(f"librdkafka did not come back within {3 * COMMIT_TIMEOUT:.0f} s")
-    if outcome[0] is not None:
-        raise outcome[0]
+    try:
+        consumer.assign([TopicPartition(topic, partition, first)])
+        heard = time.monotonic()
+        while at < end:
+            records = _records(consumer.consume(BATCH, 0.2), on_error)
+            if records:
+                at = max(
+                    at, records[-1].offset + 1
+                )  # the end may have come in the same batch, behind control records
+                heard = time.monotonic()
+                yield [record for record in records if record.offset < end]
+            elif time.monotonic() - heard > READ_PATIENCE:
+                raise errors.no_broker(settings, READ_PATIENCE, KafkaError(KafkaError._TIMED_OUT))
+    finally:
+        consumer.close()
 
 
-def _admin_client(settings: Settings, config: Mapping[str, Any]) -> AdminClient:
-    """The first client that sees the configuration.
+def fence_writers(settings: Settings, writers: Iterable[str]) -> None:
+    """End what these transactional ids left open, so that nothing they sent can be committed any more.
 
     Raises:
-        ConfigError: librdkafka does not take a key or a value of `[kafka.librdkafka]`.
+        EnvironmentRefused: The broker refuses, or does not answer.
     """
-    try:
-        return AdminClient(dict(config))
-    except (KafkaException, ValueError, TypeError) as error:
-        cause = error.args[0]
-        text = cause.str() if isinstance(cause, KafkaError) else str(error)
-        mistake = Mistake(
-            place=str(settings.path),
-            setting="[kafka.librdkafka]",
-            text=f"is not taken by librdkafka: {text}. Its CONFIGURATION.md lists every key and its values.",
+    if settings.worker.delivery != "exactly_once":
+        return
+    for writer in writers:
+        producer = Producer(
+            {
+                **librdkafka_config(settings.kafka),
+                "log_level": 2,
+                "logger": SILENT,
+                "transactional.id": writer,
+                "transaction.timeout.ms": settings.worker.transaction_timeout_ms,
+            }
         )
-        raise ConfigError([mistake]) from error
+        try:
+            producer.init_transactions(START_TIMEOUT)
+        except KafkaException as error:
+            raise EnvironmentRefused(
+                f"the transactions of {writer!r} can't be ended ({error.args[0].str()}). Try again."
+            ) from error
 
 
-def count_brokers(settings: Settings, timeout: float = START_TIMEOUT) -> int:
-    """How many brokers the data plane's client sees: whether it can connect at all.
-
-    Raises:
-        EnvironmentRefused: It can't; says why.
-    """
-    errors = ClientErrors(quiet=True)
-    admin = _admin_client(settings, {**librdkafka_config(settings.kafka), "error_cb": errors, "log_level": 0})
-    try:
-        return len(admin.list_topics(timeout=timeout).brokers)
-    except KafkaException as error:
-        admin.poll(0)
-        raise errors.no_broker(settings, timeout, error.args[0]) from error
+def _records(messages: Iterable[Any], on_error: Callable[[KafkaError, Any], None]) -> list[Record]:
+    """What librdkafka handed over, without what is no record."""
+    records: list[Record] = []
+    append = records.append
+    for message in messages:
+        error = message.error()
+        if error is None:
+            fields = (
+                message.partition(),
+                message.offset(),
+                message.timestamp()[1],
+                message.key(),
+                message.value(),
+                headers_of(message),
+            )
+            append(new_tuple(Record, fields))
+        else:
+            on_error(error, message)
+    return records
