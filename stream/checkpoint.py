@@ -18,10 +18,27 @@ MAX_METADATA_BYTES: Final = 4_096
 #: Keys of the shape that are versions in clear, not digests: another River or Python learns other numbers.
 VERSIONS: Final = ("python", "river")
 
+#: What to do where a state can't be had from what is there.
 ANEW: Final = (
-    "To begin anew give the pipeline another name in its settings: "
+    "headrace reset begins anew and says what that loses; or give the pipeline another name in its settings: "
     "state, outputs and offsets are kept by that name."
 )
+#: What to do where the state is to be another one: it can be learned from the log.
+REBUILD: Final = "headrace rebuild learns the state again as the settings are now, and goes on from there."
+
+
+def changed_parts(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """What shapes the state and differs, in words.
+
+    Example:
+        >>> changed_parts({"river": "0.25.0", "learner": "1f"}, {"river": "0.26.1", "learner": "2e"})
+        ['learner', 'river (0.25.0 then, 0.26.1 now)']
+    """
+    return [
+        f"{name} ({before.get(name)} then, {now.get(name)} now)" if name in VERSIONS else name
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name)
+    ]
 
 
 class _AnyFormat(BaseModel):
@@ -50,6 +67,10 @@ class CommitMetadata(BaseModel):
     writer: str
     #: Name of the newest snapshot; None until there is one.
     snapshot: str | None = None
+    #: What was learned before the origin: empty, or the digest of a file of rows (`headrace rebuild --rows`).
+    base: str = ""
+    #: Which fold this is, of several with the same beginning: empty for the first, drawn by each rebuild and reset.
+    fold_id: str = ""
 
     def encode(self) -> str:
         """As the string that goes into the commit."""
@@ -100,15 +121,10 @@ class CommitMetadata(BaseModel):
         if self.partitions != partitions:
             raise EnvironmentRefused(
                 f"{where}: the topic had {self.partitions} partitions at the origin and has {partitions} now: "
-                f"keys have moved between learners. {ANEW}"
+                f"keys have moved between learners. {REBUILD} {ANEW}"
             )
-        changed = [
-            f"{name} ({self.shape.get(name)} then, {shape.get(name)} now)" if name in VERSIONS else name
-            for name in sorted({*self.shape, *shape})
-            if self.shape.get(name) != shape.get(name)
-        ]
-        if changed:
+        if changed := changed_parts(self.shape, shape):
             raise EnvironmentRefused(
                 f"{where}: this has changed since the state began: {', '.join(changed)}. "
-                f"The state would no longer follow from the log. Put it back as it was. {ANEW}"
+                f"The state would no longer follow from the log. Put it back as it was, or: {REBUILD}"
             )

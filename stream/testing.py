@@ -15,9 +15,10 @@ from enum import Enum, auto
 from typing import Literal, NamedTuple, TypeVar
 
 from stream.checkpoint import CommitMetadata
-from stream.errors import EnvironmentRefused
+from stream.errors import EnvironmentRefused, SnapshotError
 from stream.log import CommitAborted, CommitRetriable, Committed, ProducerFenced
 from stream.records import Headers, Output, OutputKind, Record, position
+from stream.snapshots.store import newest_first, segments_of
 from stream.worker import Worker
 
 T = TypeVar("T")
@@ -116,6 +117,8 @@ class MemoryCluster:
         self.commits: dict[int, Committed] = {}
         #: Status records, oldest first.
         self.statuses: list[tuple[int, bytes]] = []
+        #: Incidents, oldest first.
+        self.incidents: list[tuple[int, bytes]] = []
         #: Whether the group has dealt out its partitions, to whomever.
         self.is_balanced = False
         #: All members that ever were.
@@ -199,8 +202,8 @@ class MemoryCluster:
         return found
 
     def has_outputs(self, partition: int) -> bool:
-        """Whether any output topic has an end above 0; what was aborted counts."""
-        return bool(self._outputs[partition])
+        """Whether any output topic but the alerts has an end above 0; what was aborted counts."""
+        return any(written.to != "alerts" for _, written in self._outputs[partition])
 
     # The group --------------------------------------------------------------------------------------------------
 
@@ -394,7 +397,9 @@ class MemoryLog:
             case Fault.RETRIABLE_NOT_DONE:
                 self._unanswered = self._unanswered or step == "commit"
                 raise CommitRetriable("no answer")
-            case Fault.ABORTABLE:
+            case Fault.ABORTABLE if not (step == "commit" and self._unanswered and self._transaction is None):
+                # That one had happened: then the answer is a success. Any other is an answer, too.
+                self._unanswered = False
                 self._must_abort = transactional
                 raise CommitAborted("as the test wants it")
             case Fault.FATAL:
@@ -496,6 +501,10 @@ class MemoryLog:
         """See `stream.log.Log.position`."""
         return self._positions[partition]
 
+    def next_offset(self, partition: int) -> int | None:
+        """The offset of the next record it will fetch; None for a partition that is not started."""
+        return self._next.get(partition)
+
     def end(self, partition: int) -> int | None:
         """See `stream.log.Log.end`."""
         return self.cluster.stable_end(partition)
@@ -504,7 +513,14 @@ class MemoryLog:
 
     def committed(self, partition: int) -> Committed | None:
         """See `stream.log.Log.committed`."""
+        assert self._transaction is None or self._transaction.state != "open", (
+            "looked for a commit with a transaction open, which the broker may end meanwhile"
+        )
         return self._do("committed", lambda: self.cluster.read_commit(partition, self.writer))
+
+    def all_committed(self) -> Mapping[int, Committed]:
+        """See `stream.log.Log.all_committed`."""
+        return dict(self.cluster.commits)
 
     def claim(self, partition: int, committed: Committed) -> None:
         """See `stream.log.Log.claim`."""
@@ -616,6 +632,10 @@ class MemoryLog:
         """See `stream.log.Log.publish_status`."""
         self.cluster.statuses.append((partition, body))
 
+    def publish_alert(self, partition: int, body: bytes) -> None:
+        """See `stream.log.Log.publish_alert`."""
+        self.cluster.incidents.append((partition, body))
+
     def open_bytes(self) -> int:
         """See `stream.log.Log.open_bytes`."""
         return self._open_bytes
@@ -698,3 +718,65 @@ class SteppedWorker:
         while not self.has_ended:
             self.step()
         self._thread.join()
+
+
+class MemoryStore:
+    """Snapshots in memory: `stream.snapshots.store.SnapshotStore`, with what can happen to a disk.
+
+    Args:
+        address: As messages call it.
+    """
+
+    def __init__(self, address: str = "memory") -> None:
+        self.address = address
+        #: Contents by name. A test may damage, swap or remove them.
+        self.files: dict[str, bytes] = {}
+        #: The next calls of a kind raise this, until it is None again: a disk that is full, a store that is away.
+        self.error: OSError | None = None
+        #: Called with the name of each method before it does anything.
+        self.before: Callable[[str], None] = lambda _: None
+
+    def _begin(self, method: str) -> None:
+        self.before(method)
+        if self.error is not None:
+            raise self.error
+
+    def put(self, name: str, content: bytes) -> None:
+        """See `SnapshotStore.put`."""
+        self._begin("put")
+        self.files[name] = bytes(content)
+
+    def get(self, name: str, most_bytes: int) -> bytes:
+        """See `SnapshotStore.get`."""
+        self._begin("get")
+        if name not in self.files:
+            raise FileNotFoundError(name)
+        if len(self.files[name]) > most_bytes:
+            raise SnapshotError(
+                f"{name}: has {len(self.files[name]):,} bytes; expected at most {most_bytes:,}."
+            )
+        return self.files[name]
+
+    def names(self, partition: int) -> list[str]:
+        """See `SnapshotStore.names`."""
+        self._begin("names")
+        return newest_first([name for name in self.files if name.startswith(f"{partition}/")])
+
+    def segments(self, partition: int) -> list[str]:
+        """See `SnapshotStore.segments`."""
+        self._begin("segments")
+        return segments_of([name for name in self.files if name.startswith(f"{partition}/")])
+
+    def partitions(self) -> list[int]:
+        """See `SnapshotStore.partitions`."""
+        self._begin("partitions")
+        return sorted({int(name.partition("/")[0]) for name in self.files})
+
+    def size(self, name: str) -> int:
+        """See `SnapshotStore.size`."""
+        return len(self.get(name, 1 << 62))
+
+    def delete(self, name: str) -> None:
+        """See `SnapshotStore.delete`."""
+        self._begin("delete")
+        self.files.pop(name, None)

@@ -1,21 +1,25 @@
-"""What integration and fault tests share: a real broker, topics on it, and a broker to freeze or kill.
+"""What integration and fault tests share: a real broker, topics on it, a broker to freeze or kill, and an S3 server.
 
 The broker is that of `headrace broker`. Where it can't be had (extra not installed, no internet for the first
-download) the tests are skipped on a laptop, and fail with CI=true or HEADRACE_TEST_REQUIRE_KAFKA=1.
+download) the tests are skipped on a laptop, and fail with CI=true or HEADRACE_TEST_REQUIRE_KAFKA=1. The same holds for
+Prometheus: HEADRACE_TEST_REQUIRE_PROMETHEUS=1.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from stream.broker import Broker, find_jars, find_java
 from stream.errors import EnvironmentRefused
+from tests.s3 import ENVIRONMENT, S3Server
 
 #: Tests freeze group members past their session timeout: 6 s, Kafka's least, would be a long wait.
 TEST_PROPERTIES = {"group.min.session.timeout.ms": "1000"}
@@ -38,9 +42,25 @@ def kafka_installed() -> None:
         find_jars()
         find_java()
     except EnvironmentRefused as refusal:
-        if os.environ.get("CI") == "true" or os.environ.get("HEADRACE_TEST_REQUIRE_KAFKA") == "1":
-            pytest.fail(str(refusal))
-        pytest.skip(str(refusal))
+        skip_on_a_laptop(str(refusal), or_fail_with="HEADRACE_TEST_REQUIRE_KAFKA")
+
+
+def skip_on_a_laptop(reason: str, *, or_fail_with: str) -> NoReturn:
+    """Skip the test, or fail it in CI and where this environment variable asks for it."""
+    if os.environ.get("CI") == "true" or os.environ.get(or_fail_with) == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def prometheus_installed() -> None:
+    """Skip what needs Prometheus and promtool, or fail, if this machine does not have them."""
+    missing = [name for name in ("prometheus", "promtool") if shutil.which(name) is None]
+    if missing:
+        skip_on_a_laptop(
+            f"{' and '.join(missing)} not found: install Debian's package prometheus",
+            or_fail_with="HEADRACE_TEST_REQUIRE_PROMETHEUS",
+        )
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +81,31 @@ def private_broker(kafka_installed: None, tmp_path: Path) -> Iterator[Broker]:
         folder, port=0, heap_mb=256, properties=TEST_PROPERTIES, java_options=TEST_JAVA_OPTIONS
     ) as it:
         yield it
+
+
+@pytest.fixture(scope="session")
+def s3_environment() -> Iterator[None]:
+    """Credentials and region for the tests' S3 server, in the environment of this process and what it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="session")
+def s3_server(s3_environment: None) -> Iterator[S3Server]:
+    """The S3 server that all tests share; freeze it for a moment at most, and don't kill it."""
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture
+def private_s3_server(s3_environment: None) -> Iterator[S3Server]:
+    """A running S3 server for this test alone, to freeze, kill and start again."""
+    with S3Server() as server:
+        yield server
 
 
 @pytest.fixture

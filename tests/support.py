@@ -15,8 +15,10 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -37,6 +39,8 @@ ROOT = Path(__file__).parent.parent
 #: Seconds that any wait for a state may take on a slow machine.
 PATIENCE = 120.0
 
+PYTHON_MODULE = (sys.executable, "-P", "-m", "stream.cli")
+
 Headers = Sequence[tuple[str, bytes | None]]
 
 
@@ -53,6 +57,11 @@ class Written(NamedTuple):
     def json(self) -> dict[str, Any]:
         body: dict[str, Any] = orjson.loads(self.value or b"null")
         return body
+
+    @property
+    def is_incident(self) -> bool:
+        """Whether it is an alert that is no function of the log: something happened to a worker."""
+        return self.json.get("kind") == "incident"
 
     @property
     def content(self) -> tuple[int, bytes | None, bytes | None, tuple[tuple[str, bytes | None], ...]]:
@@ -203,10 +212,12 @@ class KafkaCase:
             "topics": {"events": f"{name}.events"},
             "learner": {"use": "logistic-regression"},
             "worker": {},
+            "health": {"port": 0},
         }
         self.workers: list[WorkerProcess] = []
         self._reader: Any = None
         self._seen = 0
+        self._remembered: dict[int, list[Written]] = {}
         self.settings: Settings
         self.change(**sections)
         if partitions:
@@ -346,6 +357,30 @@ class KafkaCase:
             found = admin.list_group_offsets({self.name: None})[self.name]
         return {place.partition: int(where.offset) for place, where in found.items()}
 
+    def events(self) -> dict[int, list[Written]]:
+        """All of `<events>`, with what was remembered and has been deleted since."""
+        found = self.read("events")
+        return {
+            partition: [
+                *(
+                    old
+                    for old in self._remembered.get(partition, ())
+                    if not new or old.offset < new[0].offset
+                ),
+                *new,
+            ]
+            for partition, new in found.items()
+        }
+
+    def remember_events(self) -> None:
+        """Before a test deletes some of them: the right answer follows from all."""
+        self._remembered = self.events()
+
+    def incidents(self) -> list[dict[str, Any]]:
+        """What workers told people on the alerts topic, in order for each partition."""
+        alerts = self.read("alerts").values()
+        return [alert.json for records in alerts for alert in records if alert.is_incident]
+
     def statuses(self) -> dict[int, dict[str, Any]]:
         """The last status of each partition."""
         return {p: records[-1].json for p, records in self.read("status").items() if records}
@@ -402,7 +437,7 @@ class KafkaCase:
     def fold(self) -> dict[int, dict[str, list[Any]]]:
         """What an uninterrupted run writes, by partition and topic: the pipeline in memory, fed with `<events>`."""
         written: dict[int, dict[str, list[Any]]] = {}
-        for partition, records in self.read("events").items():
+        for partition, records in self.events().items():
             pipeline = new_pipeline(self.settings)
             outputs: dict[str, list[Any]] = {}
             for r in records:
@@ -421,13 +456,14 @@ class KafkaCase:
         """Each output of the fold is there once, in order and with its bytes; returns how many predictions.
 
         Where each event is one with features the positions of predictions are those of the events: checked first
-        and on their own, since that needs no code of ours.
+        and on their own, since that needs no code of ours. Incidents among the alerts are left out.
         """
         expected = self.fold()
-        events = self.read("events")
+        events = self.events()
         for kind in kinds:
             found = self.read(kind)
-            for partition, records in found.items():
+            for partition, written in found.items():
+                records = [r for r in written if not (kind == "alerts" and r.is_incident)]
                 wanted = expected[partition].get(kind, [])
                 if kind == "predictions":
                     places = [record.json["offset"] for record in records]
@@ -445,6 +481,71 @@ class KafkaCase:
         return sum(len(outputs.get("predictions", [])) for outputs in expected.values())
 
 
+class MonitorProcess:
+    """One process of `headrace monitor` on a free port, and what its API says.
+
+    Args:
+        settings_files: The pipelines to watch.
+        options: Further options of the command.
+        environ: Environment variables; a token in HEADRACE_MONITOR_TOKEN is given with each question.
+    """
+
+    def __init__(self, *settings_files: Path, options: Sequence[str] = (), **environ: str) -> None:
+        self.stderr_file = settings_files[0].with_name(f"monitor-{time.monotonic_ns()}.stderr")
+        #: Given with each question.
+        self.token = environ.get("HEADRACE_MONITOR_TOKEN")
+        with self.stderr_file.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [*PYTHON_MODULE, "monitor", *map(str, settings_files), "--port", "0", *options],
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                cwd=ROOT,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **environ},
+                text=True,
+            )
+        assert self.process.stdout is not None
+        said = self.process.stdout.readline()
+        if "http" not in said:
+            self.process.wait(30)
+            raise AssertionError(f"the monitor did not start: {said}{self.stderr}")
+        #: Such as `http://127.0.0.1:40123`.
+        self.address = said.split()[1].rstrip("/")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
+    @property
+    def stderr(self) -> str:
+        """What it logged so far."""
+        return self.stderr_file.read_text(errors="replace")
+
+    def get(self, path: str) -> Any:
+        """What the API answers, JSON."""
+        headers = {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
+        request = urllib.request.Request(self.address + path, headers=headers)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return orjson.loads(answer.read())
+
+    def wait_until_live(self, *pipelines: str) -> None:
+        """Until it has read all there was."""
+
+        def live() -> bool:
+            assert self.process.poll() is None, f"the monitor ended: {self.stderr}"
+            return all(self.get(f"/api/pipelines/{name}")["feed"]["state"] == "live" for name in pipelines)
+
+        wait_until(live, "the monitor is up to date", pause=0.1)
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Its exit code after a signal."""
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+
 def assert_no_fault(code: int, worker: WorkerProcess) -> None:
     """The exit code, and no traceback."""
     assert worker.wait() == code, worker.stderr
@@ -457,13 +558,24 @@ class Feeder:
     Args:
         case: The pipeline.
         rate: Events a second.
+        event: Makes the event of a number and a partition.
+        first: The number of the first event.
     """
 
-    def __init__(self, case: KafkaCase, rate: float = 400.0) -> None:
+    def __init__(
+        self,
+        case: KafkaCase,
+        rate: float = 400.0,
+        *,
+        event: Callable[[int, int], Incoming] | None = None,
+        first: int = 0,
+    ) -> None:
         self._case = case
         self._rate = rate
-        #: Events handed to the producer so far.
-        self.sent = 0
+        self._event = event or labelled
+        self._first = first
+        #: Events handed to the producer so far, with those before the first.
+        self.sent = first
         self._error: BaseException | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -476,7 +588,7 @@ class Feeder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        self._thread.join()
+        self._thread.join(None if error is None else 10.0)  # with a frozen broker it would be for ever
         if error is None and self._error is not None:
             raise self._error
 
@@ -486,9 +598,9 @@ class Feeder:
             begun = time.monotonic()
             futures = []
             while not self._stop.is_set():
-                due = int((time.monotonic() - begun) * self._rate) + 1
+                due = self._first + int((time.monotonic() - begun) * self._rate) + 1
                 for number in range(self.sent, due):
-                    record = labelled(number, number % self._case.partitions)
+                    record = self._event(number, number % self._case.partitions)
                     futures.append(self._case.hand_over(client, record))
                 self.sent = due
                 time.sleep(0.02)
@@ -498,6 +610,16 @@ class Feeder:
             client.close()
         except BaseException as error:
             self._error = error
+
+
+def whole_seconds_ago(seconds: int) -> int:
+    """Epoch seconds, for the timestamps of records: a broker deletes those of years ago whenever it looks."""
+    return int(time.time()) - seconds
+
+
+def zoned(epoch_seconds: int) -> str:
+    """A time as a command takes it."""
+    return datetime.fromtimestamp(epoch_seconds, UTC).isoformat()
 
 
 def labelled(number: int, partition: int = 0) -> Incoming:

@@ -15,6 +15,7 @@ from kafka import (  # type: ignore[import-untyped]  # kafka-python ships no typ
     KafkaAdminClient,
     KafkaConsumer,
     KafkaProducer,
+    OffsetAndMetadata,
     TopicPartition,
     errors,
 )
@@ -260,6 +261,34 @@ class Cluster:
             if where.topic == topic and commit.offset >= 0
         }
 
+    def commit(self, group: str, topic: str, commits: Mapping[int, Commit]) -> None:
+        """Commit for partitions of a topic, for a group that has no members.
+
+        Raises:
+            EnvironmentRefused: Also if the group has members.
+        """
+        doing = f"committing offsets of group {group!r}"
+        offsets = {
+            # -1: the epoch of the partition's leader is not known, nor needed
+            TopicPartition(topic, partition): OffsetAndMetadata(commit.next_offset, commit.metadata, -1)
+            for partition, commit in commits.items()
+        }
+
+        def ask() -> None:
+            for error in self._admin.alter_group_offsets(group, offsets).values():
+                if error is not errors.NoError:
+                    raise error(f"{topic}, group {group}")
+
+        try:
+            self._ask(doing, ask)
+        except EnvironmentRefused as refusal:
+            if isinstance(refusal.__cause__, errors.UnknownMemberIdError):
+                raise EnvironmentRefused(
+                    f"group {group!r} has members, and so takes no offsets from others; expected none. "
+                    "Stop what consumes with this group, and start again."
+                ) from refusal
+            raise
+
     def members(self, group: str) -> int:
         """How many members a group has now."""
         found = self._ask(
@@ -267,19 +296,41 @@ class Cluster:
         )
         return len(found[group]["members"])
 
-    def bounds(self, topic: str, partitions: int) -> list[Bounds]:
-        """Where the log of each partition begins and ends."""
+    def bounds(self, topic: str, partitions: int, *, with_open: bool = False) -> list[Bounds]:
+        """Where the log of each partition begins and ends.
+
+        Args:
+            topic: The topic.
+            partitions: How many it has.
+            with_open: Take for the end what is behind the open transactions: who reads up to there waits for them.
+        """
         wanted = [TopicPartition(topic, partition) for partition in range(partitions)]
         first, end = (
             self._ask(
                 f"asking where {topic} begins and ends",
                 lambda spec=spec: self._admin.list_partition_offsets(  # type: ignore[misc]  # a loop's lambda
-                    dict.fromkeys(wanted, spec), isolation_level="read_committed"
+                    dict.fromkeys(wanted, spec),
+                    isolation_level="read_uncommitted" if with_open else "read_committed",
                 ),
             )
             for spec in (OffsetSpec.EARLIEST, OffsetSpec.LATEST)
         )
         return [Bounds(first[where].offset, end[where].offset) for where in wanted]
+
+    def offsets_at(self, topic: str, partitions: Sequence[int], timestamp: int) -> dict[int, int]:
+        """The first offset of each partition whose record is not older; none for one with older records only.
+
+        Args:
+            topic: The topic.
+            partitions: Its partitions to be asked for.
+            timestamp: Milliseconds since the epoch.
+        """
+        wanted = {TopicPartition(topic, partition): timestamp for partition in partitions}
+        found = self._ask(
+            f"asking where {topic} has records of that time",
+            lambda: self._admin.list_partition_offsets(wanted, isolation_level="read_committed"),
+        )
+        return {where.partition: at.offset for where, at in found.items() if at.offset >= 0}
 
     def _ask(self, doing: str, question: Callable[[], Any]) -> Any:
         """Ask, and ask again while the cluster says "later": a new one has no coordinator for its groups yet."""
@@ -354,6 +405,12 @@ class Reader:
         """Read one partition from an offset."""
         self._consumer.seek(TopicPartition(topic, partition), offset)
 
+    def turn_to(self, topic: str, partition: int, offset: int) -> None:
+        """Read this partition, and no other, from an offset."""
+        self._partitions = [TopicPartition(topic, partition)]
+        self._consumer.assign(self._partitions)
+        self._consumer.seek(self._partitions[0], offset)
+
     def poll(self, seconds: float) -> list[Found]:
         """The next records, waiting at most this long for the first."""
         with sentences(self._settings, "reading"):
@@ -372,6 +429,32 @@ class Reader:
             for record in batch
         ]
 
+    def read_to(self, topic: str, ends: Mapping[int, int]) -> Iterator[list[Found]]:
+        """The records of a topic before these offsets, by partition; a list for each time that something came.
+
+        Raises:
+            EnvironmentRefused: Nothing came for a long time though there is more.
+        """
+        reached: dict[int, int] = {}
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            with sentences(self._settings, f"reading {topic}", PATIENCE):
+                positions = {
+                    # past control records, which are never handed over
+                    partition: self._consumer.position(
+                        TopicPartition(topic, partition), timeout_ms=round(TIMEOUT * 1_000)
+                    )
+                    or 0
+                    for partition in ends
+                }
+                if all(positions[partition] >= end for partition, end in ends.items()):
+                    return
+                if positions != reached:
+                    reached, deadline = positions, time.monotonic() + PATIENCE
+                elif time.monotonic() > deadline:
+                    raise errors.KafkaTimeoutError
+            yield [record for record in self.poll(0.5) if record.offset < ends[record.partition]]
+
 
 class DeliveryFailed(HeadraceError):
     """A record was not taken by the broker."""
@@ -380,7 +463,7 @@ class DeliveryFailed(HeadraceError):
 
     def __init__(self, tag: int, reason: str) -> None:
         super().__init__(tag, reason)
-        #: What the sender called the record: its line.
+        #: What the sender called the record: its line, its offset.
         self.tag = tag
         self.reason = reason
 
@@ -425,10 +508,19 @@ class Writer:
                 client_id="headrace-tools",
             )
 
-    def write(self, partition: int, key: bytes | None, value: bytes, tag: int) -> None:
+    def write(
+        self,
+        partition: int,
+        key: bytes | None,
+        value: bytes,
+        tag: int,
+        headers: Sequence[tuple[str, bytes]] = (),
+    ) -> None:
         """Hand over one record; raises for an earlier one that was refused."""
         with sentences(self._settings, f"writing to {self._topic}"):
-            future = self._producer.send(self._topic, value=value, key=key, partition=partition)
+            future = self._producer.send(
+                self._topic, value=value, key=key, partition=partition, headers=list(headers)
+            )
         future.add_callback(self._on_arrival)
         future.add_errback(self._on_error, tag)
         self._sent += 1

@@ -1,10 +1,16 @@
-"""A broker with encryption and logins, for what connects with each client."""
+"""A broker with encryption and logins, and a web service that takes notifications."""
 
 from __future__ import annotations
 
+import gc
+import json
+import threading
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -125,3 +131,70 @@ def _key(certificate: trustme.LeafCert) -> str:
     """Kafka reads PKCS#8 only, trustme writes the traditional format."""
     key = load_pem_private_key(certificate.private_key_pem.bytes(), password=None)
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+@pytest.fixture
+def sockets_let_go() -> Iterator[None]:
+    """What clients and servers of others leave open when their loop ends is collected here, not in another test."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+class Web(ThreadingHTTPServer):
+    """A web service that keeps what it is sent, and does with it what the test says."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.bodies: list[dict[str, Any]] = []
+        #: Answers to give before those that are fine; 0: none at all, until the test is over.
+        self.answers: list[int] = []
+        self.asked = 0
+        self.over = threading.Event()
+
+    def url(self, rest: str = "") -> str:
+        return f"json://me:s3cret@127.0.0.1:{self.server_port}/s3cret-path{rest}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Web
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.asked += 1
+        answer = self.server.answers.pop(0) if self.server.answers else 200
+        if answer == 0:
+            self.server.over.wait(30)
+            self.close_connection = True
+            return
+        if answer == 200:
+            self.server.bodies.append(json.loads(body))
+        self.send_response(answer)
+        if answer == 302:
+            self.send_header("Location", "/login")
+        text = b"ok" if answer == 200 else b""  # what Slack says, too
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    with Web() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.over.set()
+        server.shutdown()
+        thread.join()

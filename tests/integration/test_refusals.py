@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from kafka import TopicPartition  # type: ignore[import-untyped]  # kafka-python
 from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
 from stream.broker import Broker
+from stream.build import open_keeper
 from tests.support import Feeder, KafkaCase, WorkerProcess, labelled, wait_until
 
 pytestmark = pytest.mark.integration
@@ -91,9 +93,21 @@ def change_settings(case: KafkaCase) -> None:
     case.change(learner={"use": "logistic-regression", "parameters": {"l2": 0.01}}, metrics={"window": 50})
 
 
-def truncate(case: KafkaCase) -> None:
+def truncate_without_snapshots(case: KafkaCase) -> None:
+    """With the one that was taken at the end, nothing of the log would be needed."""
+    shutil.rmtree(open_keeper(case.settings).store.address)
     with case.admin() as admin:
         admin.delete_records({TopicPartition(case.topic("events"), 0): 10})
+
+
+def lose_commits_and_outputs(case: KafkaCase) -> None:
+    """Only the snapshots say that this pipeline has been at work."""
+    lose_commits(case)
+    outputs = ["predictions", "alerts", "dead_letters", "status"]
+    with case.admin() as admin:
+        admin.delete_topics([case.topic(kind) for kind in outputs])
+        wait_until(lambda: not {*admin.list_topics()} & {*map(case.topic, outputs)}, "the topics are gone")
+    case.create_topics(but=["events"])
 
 
 def change_name_of_commit(case: KafkaCase) -> None:
@@ -109,10 +123,11 @@ def change_name_of_commit(case: KafkaCase) -> None:
     ("change", "words"),
     [
         (recreate, ["recreated", "another name"]),
-        (lose_commits, ["no committed offset", "another name"]),
+        (lose_commits, ["no committed offset", "are outputs", "headrace reset", "another name"]),
+        (lose_commits_and_outputs, ["no committed offset", "are snapshots in", "headrace reset"]),
         (commit_as_a_stranger, ["did not write", "mine", "another name"]),
-        (change_settings, ["learner, metrics", "Put it back"]),
-        (truncate, ["begins at 10", "began at 0", "retention.ms"]),
+        (change_settings, ["learner, metrics", "Put it back", "headrace rebuild"]),
+        (truncate_without_snapshots, ["begins at 10", "began at 0", "no snapshot", "headrace rebuild"]),
         (change_name_of_commit, ["of pipeline 'other'"]),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
@@ -122,8 +137,8 @@ def test_what_a_state_can_not_go_on_from_is_refused(
 ) -> None:
     with KafkaCase(broker.bootstrap_servers, tmp_path, topic_name) as case:
         run_some(case)
-        predictions = case.count("predictions")
         change(case)
+        predictions = case.count("predictions")
 
         assert_refused(case.start(), f"{case.topic('events')}[0]", *words)
 
@@ -166,11 +181,13 @@ def test_a_worker_ends_with_0_when_told_to_while_the_broker_is_away(
         idle = case.start(HEADRACE_WORKER__INSTANCE="idle")
         wait_until(lambda: len(idle.logged("partition restored")) == 2, "it is at work")
         with KafkaCase(private_broker.bootstrap_servers, tmp_path, f"{topic_name}-busy") as other:
-            busy = other.start()
-            wait_until(lambda: busy.logged("partition restored"), "it is at work")
+            # It freezes the broker by itself, so that there is a commit which gets no answer.
+            busy = other.start(
+                program="tests.faults.crashing",
+                CRASH="commit:before:20:SIGSTOP",
+                CRASH_PID=str(private_broker.pid),
+            )
             with Feeder(other) as feeder:
-                other.wait_for_predictions(200, busy)
-                os.kill(private_broker.pid, signal.SIGSTOP)
                 wait_until(lambda: busy.logged("no answer, trying again"), "a commit has no answer")
 
                 told = time.monotonic()

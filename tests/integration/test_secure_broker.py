@@ -15,7 +15,7 @@ from stream.settings import KafkaSettings
 from stream.settings.connection import aiokafka_config, kafka_python_config, librdkafka_config
 from tests.integration.conftest import SecureBroker
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("sockets_let_go")]
 
 WAYS = ("tls", "mutual tls", "PLAIN", "SCRAM-SHA-512")
 

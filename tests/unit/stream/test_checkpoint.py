@@ -83,7 +83,7 @@ def test_the_same_circumstances_are_accepted() -> None:
 )
 def test_other_circumstances_are_refused_with_what_to_do(change: dict[str, Any], sentence: str) -> None:
     with pytest.raises(
-        EnvironmentRefused, match=rf"^clicks\[3\]: .*{sentence}.*To begin anew give the pipeline"
+        EnvironmentRefused, match=rf"^clicks\[3\]: .*{sentence}.*headrace (reset begins anew|rebuild learns)"
     ):
         METADATA.require_same(**SAME | change)
 

@@ -2,22 +2,31 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 import pytest
+from river import base
 
 from stream.build import new_pipeline, worker_policy
 from stream.checkpoint import CommitMetadata
-from stream.errors import EnvironmentRefused, FencedError
+from stream.errors import (
+    DeadLetterBudgetSpent,
+    EnvironmentRefused,
+    FencedError,
+    ResourcesExhausted,
+    in_a_line,
+)
+from stream.health import PartitionFacts, WorkerFacts
 from stream.log import Committed
 from stream.pipeline import Pipeline
 from stream.records import Output, Record
 from stream.settings import Settings
 from stream.testing import Fault, ManualClock, MemoryCluster, MemoryLog, Step, SteppedWorker
-from stream.worker import NOTHING_TO_DO, STOPPING_PATIENCE, Worker
+from stream.worker import NOTHING_TO_DO, RECORDS_A_LOOK, STOPPING_PATIENCE, Worker
 from tests.helpers import body, fold, settings_for
 
 SETTINGS = settings_for(topics={"events": "events", "outcomes": "outcomes"})
@@ -78,6 +87,7 @@ def new_worker(
     stop_at_end: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
     pipelines: Callable[[], Pipeline] | None = None,
+    report: Callable[[WorkerFacts], None] | None = None,
 ) -> Worker:
     clock = log.cluster.clock
     return Worker(
@@ -88,6 +98,7 @@ def new_worker(
         clock=clock,
         wall_clock=clock,
         sleep=clock.sleep,
+        report=report,
     )
 
 
@@ -607,11 +618,36 @@ def test_a_slow_learner_commits_within_a_poll_of_many_records(
     assert found(cluster, 0) == expected(cluster, 0)
 
 
+def test_a_slow_learner_tells_how_far_it_is_within_a_poll_of_many_records(
+    cluster: MemoryCluster, clock: ManualClock
+) -> None:
+    """Whoever watches would take a worker that says nothing for a whole poll for dead."""
+    feed(cluster, 0, 200)
+
+    def slow() -> Pipeline:
+        pipeline = new_pipeline(SETTINGS)
+        process = pipeline.process
+
+        def slowly(record: Record) -> Sequence[Output]:
+            clock.sleep(1.0)
+            return process(record)
+
+        pipeline.process = slowly  # type: ignore[method-assign]  # to be slow
+        return pipeline
+
+    run_to_end(cluster, pipelines=slow)
+
+    told = [orjson.loads(status) for _, status in cluster.statuses]
+    reached = [status["offset"] for status in told]
+    assert max(later - earlier for earlier, later in itertools.pairwise([0, *reached])) <= RECORDS_A_LOOK
+    assert all(status["lag_records"] == 200 - status["offset"] for status in told)
+
+
 def test_records_without_outputs_are_committed_too(cluster: MemoryCluster) -> None:
     for i in range(10):
-        cluster.append(0, body(id=i, label=True))
+        cluster.append(0, body(id=i, label=True))  # answers to nothing
 
-    run_to_end(cluster)
+    run_to_end(cluster, settings=settings_for())
 
     assert cluster.commits[0].next_offset == 10
     assert cluster.outputs(0) == []
@@ -631,29 +667,168 @@ def test_a_poll_that_comes_back_empty_commits_at_once(cluster: MemoryCluster, cl
     worker.stop()
 
 
-def test_an_error_that_is_no_records_fault_stops_the_worker_and_commits_nothing_of_it(
-    cluster: MemoryCluster,
-) -> None:
-    feed(cluster, 0, 8)
+def raising(error: BaseException, offset: int) -> Callable[[], Pipeline]:
+    """Pipelines that raise on the record at an offset."""
 
     def failing() -> Pipeline:
         pipeline = new_pipeline(SETTINGS)
         process = pipeline.process
 
         def fail(record: Record) -> Sequence[Output]:
-            if record.offset == 4:
-                raise MemoryError
+            if record.offset == offset:
+                raise error
             return process(record)
 
         pipeline.process = fail  # type: ignore[method-assign]  # to fail
         return pipeline
 
-    with pytest.raises(MemoryError):
-        run_to_end(cluster, pipelines=failing)
+    return failing
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), OSError(28, "No space left on device"), RecursionError("x")]
+)
+def test_an_error_that_is_no_records_fault_stops_the_worker_and_commits_nothing_of_it(
+    cluster: MemoryCluster, error: Exception
+) -> None:
+    feed(cluster, 0, 8)
+
+    sentence = rf"^events\[0\]@4: processing this record ended with {re.escape(in_a_line(error))}\. "
+    with pytest.raises(ResourcesExhausted, match=sentence) as caught:
+        run_to_end(cluster, pipelines=raising(error, 4))
+    assert caught.value.__cause__ is error
     assert found(cluster, 0) == []
 
     run_to_end(cluster)
     assert found(cluster, 0) == expected(cluster, 0)
+
+
+def test_an_unexpected_error_carries_the_position_in_a_note(cluster: MemoryCluster) -> None:
+    feed(cluster, 0, 8)
+
+    with pytest.raises(LookupError) as caught:
+        run_to_end(cluster, pipelines=raising(LookupError("a bug"), 4))
+
+    assert caught.value.__notes__ == ["at events[0]@4"]
+    assert found(cluster, 0) == []
+
+
+def budget(dead_letters: int, seconds: float = 60.0) -> Settings:
+    return settings_for(
+        worker={"dead_letter_budget": dead_letters, "dead_letter_window_seconds": seconds},
+        topics={"events": "events", "outcomes": "outcomes"},
+    )
+
+
+def committing_each_poll(log: MemoryLog) -> MemoryLog:
+    """Let enough time pass in each poll of five records that a commit is due after it."""
+    clock = log.cluster.clock
+    log.batch = 5
+    log.before_step = lambda step: clock.sleep(0.05) if step == "poll" else None
+    return log
+
+
+def test_more_dead_letters_than_the_budget_stop_the_worker_once_they_are_committed(
+    cluster: MemoryCluster,
+) -> None:
+    for _ in range(30):
+        cluster.append(0, b"garbage")
+    log = committing_each_poll(MemoryLog(cluster))
+
+    with pytest.raises(
+        DeadLetterBudgetSpent,
+        match=r"^events\[0\]@14: this was dead letter number 15 within 60 s; expected at most 12\. ",
+    ):
+        run_to_end(cluster, log, settings=budget(12))
+
+    assert len(cluster.outputs(0, "dead_letters")) == 15
+    assert cluster.commits[0].next_offset == 15
+    assert orjson.loads(cluster.statuses[-1][1])["dead_letters"] == 15
+    assert not log.is_member
+
+
+def test_a_budget_of_0_stops_the_worker_at_the_first_dead_letter(cluster: MemoryCluster) -> None:
+    cluster.append(0, body(features={"a": 1}, label=True))
+    cluster.append(0, b"garbage")
+
+    with pytest.raises(DeadLetterBudgetSpent, match=r"^events\[0\]@1: this was dead letter number 1 within"):
+        run_to_end(cluster, settings=budget(0))
+
+    assert cluster.commits[0].next_offset == 2
+
+
+def test_dead_letters_that_are_only_replayed_are_not_counted(cluster: MemoryCluster) -> None:
+    for _ in range(20):
+        cluster.append(0, b"garbage")
+    run_to_end(cluster, settings=budget(20))
+    for i in range(10):
+        cluster.append(0, body(features={"a": i}, label=True) if i % 2 else b"garbage")
+
+    run_to_end(cluster, settings=budget(5))
+
+    assert len(cluster.outputs(0, "dead_letters")) == 25
+
+
+def test_a_restart_goes_on_behind_the_dead_letters_that_stopped_the_worker(cluster: MemoryCluster) -> None:
+    for i in range(40):
+        cluster.append(0, body(features={"a": i}, label=True) if i % 2 else b"garbage")
+    stops = 0
+    while True:
+        try:
+            run_to_end(cluster, committing_each_poll(MemoryLog(cluster)), settings=budget(6))
+            break
+        except DeadLetterBudgetSpent:
+            stops += 1
+
+    assert stops == 2
+    assert found(cluster, 0) == expected(cluster, 0)
+
+
+def test_dead_letters_of_an_aborted_transaction_count_once(cluster: MemoryCluster) -> None:
+    for _ in range(10):
+        cluster.append(0, b"garbage")
+    log = MemoryLog(cluster)
+    for _ in range(3):
+        log.fail("commit", Fault.ABORTABLE)
+
+    run_to_end(cluster, log, settings=budget(10))
+
+    assert len(cluster.outputs(0, "dead_letters")) == 10
+
+
+def test_dead_letters_spread_over_more_than_the_window_are_borne(
+    cluster: MemoryCluster, clock: ManualClock
+) -> None:
+    for _ in range(30):
+        cluster.append(0, b"garbage")
+    log = MemoryLog(cluster, batch=5)
+    log.before_step = lambda step: clock.sleep(10.0) if step == "poll" else None
+
+    run_to_end(cluster, log, settings=budget(12, seconds=15.0))
+
+    assert len(cluster.outputs(0, "dead_letters")) == 30
+
+
+def test_dead_letters_committed_while_partitions_are_revoked_stop_the_worker_too(
+    pair: MemoryCluster,
+) -> None:
+    for _ in range(10):
+        pair.append(0, b"garbage")
+    first = stepped(pair, "w-0", settings=budget(5))
+    pair.assign({first.log: [0, 1]})
+    first.step(2)
+    first.log.fail("commit", Fault.ABORTABLE)
+    while "abort" not in first.log.calls:
+        first.step()
+    second = stepped(pair, "w-1")
+    second.step()
+    pair.assign({first.log: [1], second.log: [0]})
+
+    first.step(10)
+
+    assert isinstance(first.error, DeadLetterBudgetSpent)
+    assert len(pair.outputs(0, "dead_letters")) == 10
+    second.stop()
 
 
 def test_at_least_once_repeats_outputs_after_a_crash_with_the_same_bytes(cluster: MemoryCluster) -> None:
@@ -886,4 +1061,201 @@ def test_status_tells_where_each_partition_stands(pair: MemoryCluster) -> None:
     assert last[0]["worker"] == "w-0"
     assert last[0]["dead_letters"] == len(pair.outputs(0, "dead_letters"))
     assert last[0]["predictions"] == len(pair.outputs(0, "predictions"))
+    assert last[0]["dead_letters_by_stage"]["decode"] == last[0]["dead_letters"]
+    assert (last[0]["questions"], last[0]["joined"]) == (5, 5)
+    assert last[0]["label_delay"]["count"] == 5
+    assert sum(last[0]["classes"]["label"].values()) == last[0]["scored"]
     assert last[1]["events"] == 0
+    assert (last[1]["label_delay"], last[1]["learner_seconds"]) == (None, None)
+
+
+CROWDED = settings_for(labels={"capacity": 5})
+
+
+def incidents(cluster: MemoryCluster) -> list[tuple[str, str]]:
+    found = [orjson.loads(value) for _, value in cluster.incidents]
+    return [(item["incident"], item["state"]) for item in found]
+
+
+def ask(cluster: MemoryCluster, ids: range) -> None:
+    for i in ids:
+        cluster.append(0, body(id=i, features={"a": i % 7}))
+
+
+def test_predictions_without_room_are_one_incident_until_there_is_room(
+    cluster: MemoryCluster, clock: ManualClock
+) -> None:
+    worker = stepped(cluster, settings=CROWDED)
+    cluster.assign({worker.log: [0]})
+
+    for number in range(5):
+        ask(cluster, range(10 * number, 10 * number + 10))
+        worker.step(10)
+        clock.sleep(10.0)
+        worker.step(3)
+
+    assert incidents(cluster) == [("pending-full", "open")]
+    told = orjson.loads(cluster.incidents[0][1])
+    assert (told["partition"], told["severity"], told["worker"]) == (0, "warning", "w-0")
+    assert 0 < told["offset"] <= 50
+    assert "than [labels] capacity, 5, allows" in told["text"]
+
+    for i in range(45, 50):
+        cluster.append(0, body(id=i, label=True))
+    worker.step(10)
+    for _ in range(40):
+        clock.sleep(10.0)
+        worker.step(3)
+
+    assert incidents(cluster) == [("pending-full", "open"), ("pending-full", "closed")]
+    worker.stop()
+
+
+def test_what_a_replay_counts_is_no_incident(cluster: MemoryCluster, clock: ManualClock) -> None:
+    ask(cluster, range(100))
+    run_to_end(cluster, settings=CROWDED)
+    assert incidents(cluster) == [("pending-full", "open"), ("pending-full", "closed")]
+    cluster.incidents.clear()
+
+    worker = stepped(cluster, "w-1", settings=CROWDED)
+    cluster.assign({worker.log: [0]})
+    for _ in range(40):
+        clock.sleep(2.0)
+        worker.step(2)
+
+    assert orjson.loads(cluster.statuses[-1][1])["expired_early"] == 95
+    assert orjson.loads(cluster.statuses[-1][1])["state"] == "live"
+    assert incidents(cluster) == []
+    worker.stop()
+
+
+def test_labels_in_other_partitions_than_their_questions_are_told_of(
+    pair: MemoryCluster, clock: ManualClock
+) -> None:
+    worker = stepped(pair, settings=settings_for(labels={"early_seconds": 1.0}))
+    pair.assign({worker.log: [0, 1]})
+    ask(pair, range(60))
+    for i in range(60):
+        pair.append(1, body(id=i, label=True), timestamp=5_000 * i)
+    for _ in range(5):
+        worker.step(20)
+        clock.sleep(10.0)
+
+    (only,) = [orjson.loads(value) for _, value in pair.incidents]
+    assert (only["incident"], only["state"], only["partition"]) == ("labels-unmatched", "open", 1)
+    assert "different partitioners or keys" in only["text"]
+    worker.stop()
+
+
+def test_a_status_tells_how_long_the_learner_takes(cluster: MemoryCluster, clock: ManualClock) -> None:
+    class Slow(base.Classifier):
+        def predict_proba_one(self, x: Any, **kwargs: Any) -> dict[Any, float]:
+            clock.sleep(0.25)
+            return {False: 0.25, True: 0.75}
+
+        def learn_one(self, x: Any, y: Any) -> None:
+            pass
+
+    feed(cluster, 0, 300)
+
+    run_to_end(cluster, pipelines=lambda: new_pipeline(SETTINGS, Slow()))
+
+    seconds = orjson.loads(cluster.statuses[-1][1])["learner_seconds"]
+    assert seconds == {"predict": 0.25, "learn": 0.0}
+
+
+def test_a_typical_status_has_at_most_four_kilobytes(cluster: MemoryCluster) -> None:
+    settings = settings_for(
+        event={"time": "at"},
+        metrics={"use": ["accuracy", "roc_auc", "f1"], "window": 1_000},
+        drift=[
+            {"watch": "error", "detector": "ddm"},
+            {"watch": "feature:a", "detector": "adwin"},
+            {"watch": "feature:b", "detector": "page-hinkley"},
+        ],
+    )
+    rng = random.Random(1)
+    for i in range(4_000):
+        x = {"a": rng.gauss(0.0, 1.0), "b": rng.expovariate(1 / 250.0)}
+        value = (
+            body(id=i, features=x, at=i)
+            if i % 2 == 0
+            else body(id=i - 1, label=rng.random() < 0.2, at=i + 0.7)
+        )
+        cluster.append(0, value)
+
+    run_to_end(cluster, settings=settings)
+
+    written = cluster.statuses[-1][1]
+    assert all(watch["distribution"] for watch in orjson.loads(written)["drift"])
+    assert len(written) <= 4_096
+
+
+# What it reports of itself --------------------------------------------------------------------------------------
+
+
+def test_a_worker_reports_how_its_partitions_stand(pair: MemoryCluster, clock: ManualClock) -> None:
+    for partition in (0, 1):
+        feed(pair, partition, 40)
+    run_to_end(pair)
+    feed(pair, 0, 40, first=40)
+    pair.is_balanced = False
+    reports: list[WorkerFacts] = []
+    worker = stepped(pair, batch=10, report=reports.append)
+    pause = worker.log.before_step
+
+    def slow(step: Step) -> None:
+        clock.sleep(0.3 if step == "poll" else 0.0)
+        pause(step)
+
+    worker.log.before_step = slow
+
+    worker.step(3)
+    assert (reports[-1].has_assignment, reports[-1].partitions) == (False, ())
+
+    pair.assign({worker.log: [0, 1]})
+    worker.log.fail("committed", Fault.RETRIABLE_NOT_DONE, after=1)
+    worker.step(40)
+    worker.stop()
+
+    states = [tuple(item.state for item in facts.partitions) for facts in reports]
+    seen = list(dict.fromkeys(states))
+    assert seen[0] == ()
+    assert ("replaying", "waiting") in seen
+    assert ("live", "live") in seen
+    assert reports[-1].partitions == (
+        PartitionFacts(partition=0, state="live", next_offset=80, committed=80),
+        PartitionFacts(partition=1, state="live", next_offset=40, committed=40),
+    )
+    assert reports[-1].has_assignment
+
+
+def test_a_worker_reports_at_most_every_quarter_of_a_second(
+    cluster: MemoryCluster, clock: ManualClock
+) -> None:
+    feed(cluster, 0, 1_000)
+    times: list[float] = []
+    log = MemoryLog(cluster, batch=10)
+    log.before_step = lambda step: clock.sleep(0.001)
+
+    run_to_end(cluster, log, report=lambda facts: times.append(facts.turned_at))
+
+    assert len(times) > 2
+    assert all(later - earlier >= 0.25 for earlier, later in itertools.pairwise(times))
+
+
+def test_a_worker_whose_commit_gets_no_answer_comes_round_but_does_not_progress(
+    cluster: MemoryCluster, clock: ManualClock
+) -> None:
+    feed(cluster, 0, 20)
+    log = MemoryLog(cluster)
+    for _ in range(1_000):
+        log.fail("commit", Fault.RETRIABLE_NOT_DONE)
+    cluster.assign({log: [0]})
+    began = clock()
+    reports: list[WorkerFacts] = []
+
+    new_worker(log, should_stop=lambda: clock() > began + 70, report=reports.append).run()
+
+    assert reports[-1].turned_at - reports[-1].progressed_at > 60
+    assert all(later.turned_at - earlier.turned_at < 1 for earlier, later in itertools.pairwise(reports))
