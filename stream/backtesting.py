@@ -10,6 +10,7 @@ import copy
 import html
 import io
 import math
+import sys
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -28,7 +29,8 @@ from river import metrics as river_metrics
 from learners.learner import Task, final_estimator
 from monitors import METRICS, Alert, DriftWatch, Figures
 from stream.build import new_decoder, new_estimator, new_pipeline
-from stream.errors import RecordError
+from stream.delays import Delay, LateLabels, Moment, rows_of_events, rows_of_pairs
+from stream.errors import ConfigError, Mistake, RecordError
 from stream.pipeline import Pipeline
 from stream.records import Features, Label, Output, Record
 from stream.rows import RowError, RowFormat, read_rows
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 
 #: Most alerts, and most dead letters, that a result keeps one by one; all are counted.
 MOST_KEPT: Final = 10_000
+#: Seconds that no event time spans.
+FOR_EVER: Final = 1e18
 #: Width of a result as text where no terminal says how wide it is, characters.
 TEXT_WIDTH: Final = 120
 
@@ -78,6 +82,13 @@ class BacktestResult:
     pending: int
     expired: int
     unmatched: int
+    #: What became of questions and labels, by the names that a status has for it: `joined`, `late`, `early` and so on.
+    labels: Mapping[str, int]
+    #: Events whose id was seen before, which were not learned.
+    duplicates: int
+    #: Median (`p50`) and 95th percentile (`p95`) of the last label delays, seconds, and their count; None without any,
+    #: and where rows have no time.
+    label_delay: Mapping[str, float] | None
     #: Predictions that figures called `window` look back on.
     window: int
     #: For each metric its figure over all rows (`value`) and over the last of them (`window`).
@@ -156,17 +167,36 @@ class BacktestResult:
             f"{self.alert_count:,} alerts, {self.dead_letter_count:,} dead letters; "
             f"{self.events_per_second:,.0f} events/s"
         ]
-        if self.pending or self.expired or self.unmatched:
-            notes.append(
-                f"Questions: {self.pending:,} wait for their label, {self.expired:,} gave up waiting; "
-                f"{self.unmatched:,} answers came without their question."
-            )
+        notes += self._labels()
         if self.not_compared:
             notes.append(f"Not compared with progressive_val_score: {self.not_compared}.")
         notes += self._losses()
         notes += _alert_lines(self.alerts)
         notes += _dead_lines(self.dead_letters)
         return notes
+
+    def _labels(self) -> Iterator[str]:
+        counts = self.labels
+        if counts["questions"] or counts["unmatched"]:
+            expired = f"{self.expired:,} expired"
+            some = [
+                ("learned as what silence means", "expired_learned"),
+                ("early, for want of room", "expired_early"),
+            ]
+            details = [f"{counts[key]:,} {words}" for words, key in some if counts[key]]
+            yield (
+                f"Questions: {counts['questions']:,}; {counts['joined']:,} joined with their label, {expired}"
+                + (f" ({', '.join(details)})" if details else "")
+                + f", {self.pending:,} wait for it."
+            )
+        names = ("late", "early", "unmatched", "duplicate_labels", "conflicting_labels", "corrected_labels")
+        found = [f"{counts[name]:,} {name.removesuffix('_labels')}" for name in names if counts[name]]
+        if found:
+            yield f"Labels: {', '.join(found)}."
+        if self.label_delay is not None:
+            yield f"Label delay: median {self.label_delay['p50']:,g} s, 95 % within {self.label_delay['p95']:,g} s."
+        if self.duplicates:
+            yield f"Duplicates: {self.duplicates:,}, events with the id of an earlier one, which are not learned."
 
     def _losses(self) -> Iterator[str]:
         name = next(iter(self.metrics))
@@ -221,6 +251,8 @@ def backtest(
     limit: int | None = None,
     predictions: bool = False,
     verify: bool = False,
+    moment: Moment = None,
+    delay: Delay | None = None,
 ) -> BacktestResult:
     """Predict, score, watch and learn, row by row, as a worker would do with the same events.
 
@@ -247,6 +279,13 @@ def backtest(
         limit: Most rows to take.
         predictions: Whether to keep every prediction in the result.
         verify: Whether to compute the metrics by `river.evaluate.progressive_val_score` as well.
+        moment: With `delay`: when a row is asked, as in River. The name of a feature, or a function of the
+            features; its values (times, dates, or seconds since the epoch) are then the event time. Without it rows
+            are counted, and so is the delay.
+        delay: How much later its label comes, as in River: a number, a `timedelta`, the name of a feature, or a
+            function of features and label. Rows then become questions and answers in the order of
+            `progressive_val_score(moment=, delay=)`, and the positions of alerts and dead letters are those in that
+            log. With an estimator every question waits for its label; settings have their `[labels]`.
 
     Example:
         >>> from river import datasets, linear_model, preprocessing
@@ -254,12 +293,22 @@ def backtest(
         >>> result = backtest(datasets.Phishing(), model, metrics=["accuracy"], verify=True)
         >>> result.metrics["accuracy"]["value"], result.equal
         (0.8928, True)
+        >>> late = backtest(datasets.Phishing(), model, metrics=["accuracy"], delay=500, verify=True)
+        >>> late.metrics["accuracy"]["value"], late.equal
+        (0.7664, True)
     """
+    if delay is None and moment is not None:
+        raise TypeError("moment is given without delay; expected both, or delay alone")
     iterator = iter(rows)
     if isinstance(learner, base.Estimator):
         first = next(iterator, None)
         settings = _settings_of(
-            task or _task_of(learner, first), metrics=metrics, window=window, drift=drift, seed=seed
+            task or _task_of(learner, first),
+            metrics=metrics,
+            window=window,
+            drift=drift,
+            seed=seed,
+            late=delay is not None,
         )
         if first is not None:
             iterator = chain((first,), iterator)
@@ -272,10 +321,20 @@ def backtest(
         settings = learner if isinstance(learner, Settings) else load_settings(Path(learner))
         estimator = new_estimator(settings)
     kept: list[Mapping[str, Any]] = []
+    iterator = islice(iterator, limit)
+    late: LateLabels | None = None
+    encoded: Iterator[tuple[int | None, bytes]]
+    if delay is None:
+        encoded = _encoded(iterator, settings)
+    else:
+        constant = None if callable(delay) or isinstance(delay, str) else delay
+        late = LateLabels(settings, timed=moment is not None, constant=constant, keep=verify)
+        encoded = late.records(rows_of_pairs(iterator, _encoder(settings), moment=moment, delay=delay))
     result = run_rows(
-        islice(_encoded(iterator, settings), limit),
+        encoded,
         settings,
         estimator,
+        late=late,
         verify=verify,
         on_prediction=(lambda value: kept.append(orjson.loads(value))) if predictions else None,
     )
@@ -288,6 +347,7 @@ def backtest_file(
     *,
     format: RowFormat | None = None,
     limit: int | None = None,
+    delay: float | str | None = None,
     verify: bool = False,
     on_prediction: Callable[[bytes], object] | None = None,
     on_row: Callable[[int], None] | None = None,
@@ -299,16 +359,32 @@ def backtest_file(
         source: JSON Lines or CSV; None is standard input. See `stream.rows.read_rows`.
         format: `jsonl` or `csv`; None finds out.
         limit: Most rows to take.
+        delay: Each label comes so many seconds of event time after its row, or as many as this field of the row says.
         verify: Whether to compute the metrics by `river.evaluate.progressive_val_score` as well.
         on_prediction: Given each prediction, as on the predictions topic.
-        on_row: Told after every 1,000 rows how many there were, for a progress bar.
+        on_row: Told after every 1,000 records how many there were, for a progress bar.
 
     Raises:
+        ConfigError: Labels are to be late, and events have no time.
         RowError: The file can't be read, or is not what its format asks for.
     """
     rows: Iterable[tuple[int | None, bytes]] = islice(read_rows(source, format, settings), limit)
+    late: LateLabels | None = None
+    if delay is not None:
+        if settings.event.time is None:
+            text = "is missing, and --delay counts seconds of event time; expected the field with the event's time."
+            raise ConfigError([Mistake(place=str(settings.path), setting="[event] time", text=text)])
+        constant = None if isinstance(delay, str) else delay
+        late = LateLabels(settings, timed=True, constant=constant, keep=verify)
+        rows = late.records(rows_of_events(rows, late.settings, delay))
     return run_rows(
-        rows, settings, new_estimator(settings), verify=verify, on_prediction=on_prediction, on_row=on_row
+        rows,
+        settings,
+        new_estimator(settings),
+        late=late,
+        verify=verify,
+        on_prediction=on_prediction,
+        on_row=on_row,
     )
 
 
@@ -317,6 +393,7 @@ def run_rows(
     settings: Settings,
     estimator: base.Estimator,
     *,
+    late: LateLabels | None = None,
     verify: bool = False,
     on_prediction: Callable[[bytes], object] | None = None,
     on_row: Callable[[int], None] | None = None,
@@ -330,13 +407,12 @@ def run_rows(
         rows: The line of each row, if it has one, and its event as JSON.
         settings: The pipeline's settings.
         estimator: Learns; a new one, or one to go on from.
+        late: Made questions and answers of labelled rows; then these are the rows here.
         verify: See `backtest`.
         on_prediction: Given each prediction, as on the predictions topic.
         on_row: Told after every 1,000 rows how many there were.
     """
-    # Compared with the time of a row, which nobody knows, every time would be far ahead.
-    event = settings.event.model_copy(update={"max_ahead_seconds": math.inf})
-    settings = settings.model_copy(update={"event": event})
+    settings = _without_clock(settings if late is None else late.settings)
     untouched = copy.deepcopy(estimator) if verify else None
     pipeline = new_pipeline(settings, estimator)
     state = pipeline.state
@@ -346,7 +422,7 @@ def run_rows(
     alert_count = 0
     dead: list[DeadRow] = []
     offset = -1
-    has_time = event.time is not None
+    has_time = settings.event.time is not None
 
     begin = time.perf_counter()
     for offset, (line, value) in enumerate(rows):
@@ -361,7 +437,7 @@ def run_rows(
                     alerts.append(Alert(**orjson.loads(output.value or b"")))
             elif output.to == "dead_letters" and len(dead) < MOST_KEPT:
                 dead.append(_dead_row(offset, line, output))
-        if verify:
+        if verify and late is None:
             values.append(value)
         if on_row is not None and offset % 1_000 == 999:
             on_row(offset + 1)
@@ -369,19 +445,25 @@ def run_rows(
 
     expected, not_compared = None, ""
     if untouched is not None:
-        expected, not_compared = _expected(values, pipeline, settings, untouched)
+        if late is None:
+            expected, not_compared = _expected(values, pipeline, settings, untouched)
+        else:
+            expected, not_compared = _expected_late(late, pipeline, settings.metrics.use, untouched)
     return BacktestResult(
         name=settings.name,
         task=settings.task,
         learner=state.learner.name,
-        rows=offset + 1,
+        rows=offset + 1 if late is None else late.rows,
         events=state.events,
         predicted=state.predictions,
         scored=state.prequential.scored,
         learned=state.learner.learned,
-        pending=len(state.pending),
-        expired=state.pending.expired,
-        unmatched=state.unmatched,
+        pending=len(state.labels.pending),
+        expired=state.labels.expired,
+        unmatched=state.labels.unmatched,
+        labels=state.labels.counts(),
+        duplicates=state.duplicates,
+        label_delay=state.labels.delay() if has_time else None,
         window=state.prequential.window,
         metrics=state.prequential.values(),
         baselines=state.prequential.baselines(),
@@ -397,14 +479,45 @@ def run_rows(
     )
 
 
+def _without_clock(settings: Settings) -> Settings:
+    """Compared with the time of a row, which nobody knows, every event's time would be far ahead."""
+    event = settings.event.model_copy(update={"max_ahead_seconds": math.inf})
+    return settings.model_copy(update={"event": event})
+
+
 def progressive_scores(
-    rows: Iterable[tuple[Features, Label]], estimator: base.Estimator, metrics: Sequence[str]
+    rows: Iterable[tuple[Features, Label]],
+    estimator: base.Estimator,
+    metrics: Sequence[str],
+    *,
+    moments: Sequence[tuple[Any, Any]] | None = None,
+    constant_delay: Any = None,
 ) -> dict[str, float | None]:
     """The metrics as River's own evaluation has them, each in a new run with a copy of the estimator.
 
     None: not a finite number, or the metric is not for this estimator.
+
+    Args:
+        rows: Features and labels.
+        estimator: Stays as it is.
+        metrics: Their names.
+        moments: For each row when it is asked, and how much later its label comes; None: at once.
+        constant_delay: That delay, if it is the same for every row.
     """
     pairs = cast(list[tuple[dict[Hashable, Any], Any]], list(rows))
+    now: tuple[Any, Any] = (None, None)
+
+    def timed() -> Iterator[tuple[dict[Hashable, Any], Any]]:
+        """River asks for a row's moment and delay as soon as it has it."""
+        nonlocal now
+        for pair, when in zip(pairs, moments or (), strict=True):
+            now = when
+            yield pair
+
+    arguments: dict[str, Any] = {}
+    if moments is not None:
+        delay = constant_delay if constant_delay is not None else lambda x, y: now[1]
+        arguments = {"moment": lambda x: now[0], "delay": delay}
     found: dict[str, float | None] = {}
     for name in metrics:
         metric = cast("river_metrics.base.Metric", METRICS[name].river())
@@ -412,7 +525,8 @@ def progressive_scores(
             found[name] = None
             continue
         try:
-            evaluate.progressive_val_score(pairs, copy.deepcopy(estimator), metric)
+            data = pairs if moments is None else timed()
+            evaluate.progressive_val_score(data, copy.deepcopy(estimator), metric, **arguments)
             value = float(metric.get())
         except ArithmeticError:
             value = math.nan
@@ -442,6 +556,27 @@ def _expected(
     return progressive_scores(pairs, estimator, settings.metrics.use), ""
 
 
+def _expected_late(
+    late: LateLabels, pipeline: Pipeline, metrics: Sequence[str], estimator: base.Estimator
+) -> tuple[dict[str, float | None] | None, str]:
+    """Run River's evaluation on the rows, with their labels as late, or say why that would be something else."""
+    state = pipeline.state
+    if late.others:
+        return None, "the rows hold questions or answers of their own"
+    if not state.learner.learned == state.labels.joined == len(late.kept):
+        return None, "not every label was joined with its row and learned"
+    if not state.prequential.scored:
+        return None, "no prediction was scored"
+    scores = progressive_scores(
+        [(x, y) for _, x, y in late.kept],
+        estimator,
+        metrics,
+        moments=[(row.moment, row.delay) for row, _, _ in late.kept],
+        constant_delay=late.constant,
+    )
+    return scores, ""
+
+
 def _settings_of(
     task: Task,
     *,
@@ -449,15 +584,17 @@ def _settings_of(
     window: int,
     drift: Sequence[tuple[str, str] | DriftWatch],
     seed: int,
+    late: bool,
 ) -> Settings:
-    """The settings of a backtest that was given an estimator."""
+    """The settings of a backtest that was given an estimator; with late labels every question waits for its own."""
     watches = [watch if isinstance(watch, DriftWatch) else DriftWatch(*watch) for watch in drift]
     return Settings.model_validate(
         {
             "name": "backtest",
             "task": task,
             "topics": {"events": "rows"},
-            "event": {"id": None},
+            "event": {"id": None, "id_window": 0},
+            "labels": {"expire_after_seconds": FOR_EVER, "capacity": sys.maxsize} if late else {},
             # Not what learns, which is the estimator that was given; the seed is that of the drift detectors.
             "learner": {"build": "rows:estimator", "seed": seed},
             "metrics": {"window": window} | ({"use": tuple(metrics)} if metrics else {}),
@@ -482,15 +619,25 @@ def _encoded(
     rows: Iterator[tuple[Mapping[Any, Any], Any]], settings: Settings
 ) -> Iterator[tuple[None, bytes]]:
     """Each row as the JSON of an event."""
+    encode = _encoder(settings)
+    for number, (x, y) in enumerate(rows):
+        yield None, encode(number, x, y)
+
+
+def _encoder(settings: Settings) -> Callable[[int, Mapping[Any, Any], Any], bytes]:
+    """What makes of a row, by its number, the JSON of an event."""
     label = settings.event.label
     where = settings.event.features if isinstance(settings.event.features, str) else None
     option = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
-    for number, (x, y) in enumerate(rows):
+
+    def encode(number: int, x: Mapping[Any, Any], y: Any) -> bytes:
         body = {**x, label: y} if where is None else {where: x, label: y}
         try:
-            yield None, orjson.dumps(body, option=option)
+            return orjson.dumps(body, option=option)
         except TypeError as error:
             raise RowError(f"row {number}", f"it can't be written as JSON: {error}.") from error
+
+    return encode
 
 
 def _dead_row(offset: int, line: int | None, output: Output) -> DeadRow:

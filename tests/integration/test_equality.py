@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack
-from itertools import islice
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from river import datasets, evaluate, metrics
+from river.stream import simulate_qa
 
 from learners.registry import build_learner
 from stream.broker import Broker
-from tests.support import KafkaCase, events_of, wait_until
+from tests.support import Incoming, KafkaCase, events_of, wait_until, whole_seconds_ago
 
 pytestmark = pytest.mark.integration
 
@@ -159,10 +165,6 @@ def test_drift_alerts_are_those_of_the_fold_and_outcomes_join_late_labels(
     broker: Broker, tmp_path: Path, topic_name: str
 ) -> None:
     """Questions, and their answers two hundred events later: scored as `progressive_val_score` does with a delay."""
-    import orjson
-
-    from tests.support import Incoming
-
     rows = list(islice(datasets.Phishing(), 600))
     delay = 200
     records = []
@@ -203,6 +205,121 @@ def test_drift_alerts_are_those_of_the_fold_and_outcomes_join_late_labels(
         )
         (status,) = case.statuses().values()
         assert status["metrics"]["accuracy"]["value"] == expected.get()
+
+
+#: How late each label is, by its row's number: a constant in seconds, or a function. Rows are a minute apart.
+DELAYS: dict[str, Any] = {
+    "four-hours": timedelta(hours=4),
+    "random": lambda x, y: timedelta(seconds=random.Random(x["#"]).expovariate(1 / 7_200)),
+    "per-row": lambda x, y: timedelta(minutes=x["#"] * 37 % 211),
+}
+#: The first row's event time, some days ago; nothing expires, and nothing is ahead of its record.
+BEGIN = datetime.fromtimestamp(whole_seconds_ago(5 * 86_400), UTC)
+
+
+def moment_of(x: Any) -> datetime:
+    return BEGIN + timedelta(minutes=x["#"])
+
+
+def late_events(rows: list[Any], partitions: int, delay: Any) -> Iterator[Incoming]:
+    """Questions and answers in the order in which River's own simulation has them, each row in its partition."""
+    numbered = [(x | {"#": number}, y) for number, (x, y) in enumerate(rows)]
+    for number, x, y in simulate_qa(numbered, moment=moment_of, delay=delay):
+        body = {"id": number, "at": moment_of(x).timestamp()}
+        if y is None:
+            body |= {"features": x}
+        else:
+            late = delay(x, y) if callable(delay) else delay
+            body |= {"label": y, "at": (moment_of(x) + late).timestamp()}
+        yield Incoming(number % partitions, orjson.dumps(body))
+
+
+@contextmanager
+def drip(case: KafkaCase, events: list[Incoming]) -> Iterator[None]:
+    """While the block runs send these events, over about two seconds; all of them are there at its end."""
+
+    def send() -> None:
+        client = case.producer()
+        for number, event in enumerate(events):
+            case.hand_over(client, event)
+            if number % (len(events) // 40) == 0:
+                client.flush()
+                time.sleep(0.05)
+        client.flush()
+        client.close()
+
+    with ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(send)
+        yield
+        sent.result()
+
+
+def assert_late_labels_are_rivers(
+    broker: Broker,
+    folder: Path,
+    name: str,
+    use: str,
+    delay: str,
+    *,
+    partitions: int = 1,
+) -> None:
+    """A worker that is killed half-way and one that goes on: the figures are those of `progressive_val_score`."""
+    parameters, (data_set, task, measured), rows = CASES[use]
+    data = list(islice(data_set(), rows))
+    metric, river = next(iter(measured.items()))
+    with KafkaCase(
+        broker.bootstrap_servers,
+        folder,
+        name,
+        partitions=partitions,
+        task=task,
+        topics={"events": f"{name}.events", "outcomes": f"{name}.outcomes"},
+        event={"time": "at"},
+        labels={"expire_after_seconds": 30 * 86_400},
+        learner={"use": use, "parameters": parameters},
+        metrics={"use": [metric]},
+        snapshots={"interval_seconds": 0.2},
+        worker={"commit_interval_ms": 50},
+    ) as case:
+        events = list(late_events(data, partitions, DELAYS[delay]))
+        first = len(events) // 10
+        case.send(events[:first])
+        worker = case.start()
+        case.wait_for_predictions(1, worker)
+        with drip(case, events[first:]):
+            case.wait_for_predictions(len(data) // 2, worker)
+            worker.kill()
+            assert case.predicted() < len(data), "it was killed before the end"
+        case.run_to_end()
+
+        case.assert_exactly_once(["predictions", "outcomes", "dead_letters"])
+        statuses = case.statuses()
+        numbered = [(x | {"#": number}, y) for number, (x, y) in enumerate(data)]
+        for partition in range(partitions):
+            expected = evaluate.progressive_val_score(
+                numbered[partition::partitions],
+                build_learner(use, task, parameters, 42),
+                river(),
+                moment=moment_of,
+                delay=DELAYS[delay],
+            )
+            status = statuses[partition]
+            assert status["metrics"][metric]["value"] == expected.get(), f"partition {partition}"
+            assert status["learned"] == status["joined"] == len(numbered[partition::partitions])
+
+
+def test_late_labels_score_as_in_river_though_a_worker_is_killed(
+    broker: Broker, tmp_path: Path, topic_name: str
+) -> None:
+    assert_late_labels_are_rivers(broker, tmp_path, topic_name, "linear-regression", "random")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("case", list(product(CASES, DELAYS)), ids=" ".join)
+def test_late_labels_of_every_case_score_as_in_river_though_a_worker_is_killed(
+    broker: Broker, tmp_path: Path, topic_name: str, case: tuple[str, str]
+) -> None:
+    assert_late_labels_are_rivers(broker, tmp_path, topic_name, *case, partitions=2)
 
 
 def without(model: Any, name: str) -> Any:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
 
 import pytest
-from river import datasets, evaluate, metrics
+from river import compose, datasets, evaluate, metrics
+from river.datasets import synth
 from river.stream import simulate_qa
 
 from learners.registry import LEARNERS
+from stream import backtest
 from stream.build import new_estimator, new_pipeline
 from stream.settings import Settings
 from tests.helpers import body, record, settings_for
@@ -133,3 +137,83 @@ def test_late_labels_score_as_in_river_with_delay(name: str, task: str, delay: i
 
     assert found == {metric: rivers(settings, data, river(), delay=delay)}
     assert found != streamed(settings, labelled(data)), "the delay makes a difference"
+
+
+# --- Late labels, by time and by row ---------------------------------------------------------------------
+
+#: Fixed, random and per-row delays; rows have their number as the feature "#", and "wait" for delays of their own.
+DELAYS: dict[str, dict[str, Any]] = {
+    "rows": {"moment": None, "delay": 40},
+    "a-day": {
+        "moment": lambda x: datetime(2026, 3, 1) + timedelta(hours=x["#"]),
+        "delay": timedelta(days=1),
+    },
+    "random": {"moment": None, "delay": lambda x, y: random.Random(x["#"]).randrange(200)},
+    "random-times": {
+        "moment": lambda x: datetime(2026, 3, 1) + timedelta(seconds=int(x["#"]) // 3),
+        "delay": lambda x, y: timedelta(seconds=random.Random(x["#"]).expovariate(1 / 20)),
+    },
+    "per-row": {"moment": "#", "delay": "wait"},
+}
+
+LATE = [
+    ("logistic-regression", "binary"),
+    ("hoeffding-tree", "binary"),
+    ("adaptive-random-forest", "binary"),
+    ("naive-bayes", "multiclass"),
+    ("linear-regression", "regression"),
+    ("hoeffding-tree", "regression"),
+]
+
+
+def numbered(data: Iterable[Row]) -> list[Row]:
+    return [(x | {"#": number, "wait": number * 37 % 101}, y) for number, (x, y) in enumerate(data)]
+
+
+def hidden(name: str, model: Any) -> Any:
+    """The model behind a step that takes away one feature."""
+    return compose.Discard(name) | model
+
+
+def with_late_labels(name: str, task: str, data: list[Row], when: str, *, small: bool = True) -> None:
+    """Streamed figures with late labels are River's, and not those with labels at once."""
+    metric, river = next(iter(METRICS[task].items()))
+    settings = settings_of(name, task, metric, small=small)
+
+    found = backtest(data, new_estimator(settings), task=settings.task, metrics=[metric], **DELAYS[when])
+
+    assert found.labels["joined"] == found.learned == len(data)
+    assert found.metrics[metric]["value"] == rivers(settings, data, river(), **DELAYS[when])
+
+
+@pytest.mark.parametrize("when", list(DELAYS))
+@pytest.mark.parametrize(("name", "task"), LATE)
+def test_late_labels_by_time_and_by_row_score_as_in_river(name: str, task: str, when: str) -> None:
+    with_late_labels(name, task, numbered(rows(task, 300)), when)
+
+
+@pytest.mark.parametrize("when", list(DELAYS))
+def test_late_labels_of_a_drifting_stream_score_as_in_river(when: str) -> None:
+    """A synthetic stream whose concept changes while labels of the old one still come."""
+    stream: Any = synth.ConceptDriftStream(
+        stream=synth.SEA(seed=1, variant=0), drift_stream=synth.SEA(seed=2, variant=3), position=200, width=20
+    )
+    data = [({f"f{name}": value for name, value in x.items()}, y) for x, y in stream.take(400)]
+
+    with_late_labels("hoeffding-tree", "binary", numbered(data), when)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1_800)
+@pytest.mark.parametrize("when", list(DELAYS))
+@pytest.mark.parametrize(("name", "task"), ALL)
+def test_every_learner_with_late_labels_scores_as_in_river(name: str, task: str, when: str) -> None:
+    with_late_labels(name, task, numbered(rows(task, SHORT)), when)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1_800)
+@pytest.mark.parametrize("when", list(DELAYS))
+@pytest.mark.parametrize(("name", "task"), LATE)
+def test_late_labels_score_as_in_river_on_all_of_the_data(name: str, task: str, when: str) -> None:
+    with_late_labels(name, task, numbered(rows(task, None)), when, small=False)

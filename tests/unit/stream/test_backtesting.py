@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+import datetime as dt
 import json
 import math
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 import river
-from river import base, evaluate, linear_model, naive_bayes, preprocessing, tree
+from river import base, compose, evaluate, linear_model, naive_bayes, preprocessing, tree
 
 import stream
 from learners import LearnerError
 from monitors import DriftWatch
 from stream.backtesting import BacktestResult, backtest, backtest_file
+from stream.build import new_estimator
+from stream.errors import ConfigError
 from stream.rows import RowError
 from stream.settings import Settings, load_settings
 
@@ -238,8 +242,9 @@ def test_an_event_without_time_counts_as_at_the_latest_time_seen(tmp_path: Path)
 
     result = backtest_file(pipeline, path, verify=True)
 
-    assert (result.learned, result.expired, result.unmatched, result.dead_letter_count) == (1, 1, 1, 0)
-    assert "1 gave up waiting" in repr(result)
+    assert (result.learned, result.expired, result.labels["late"], result.dead_letter_count) == (1, 1, 1, 0)
+    assert "Questions: 2; 1 joined with their label, 1 expired, 0 wait for it." in repr(result)
+    assert "Labels: 1 late." in repr(result)
     assert "hold questions or answers" in result.not_compared
 
 
@@ -263,3 +268,187 @@ def test_the_result_is_a_table_in_a_notebook_and_json_for_a_program() -> None:
     assert "<td>accuracy</td>" in page
     assert body["metrics"]["accuracy"]["value"] == result.metrics["accuracy"]["value"]
     assert body["equal"] is True
+
+
+# --- Late labels -----------------------------------------------------------------------------------------
+
+
+def late_rows(count: int = 300) -> list[Any]:
+    """Rows with their number as a feature, by which the tests know when each is asked."""
+    return [(x | {"#": number}, y) for number, (x, y) in enumerate(datasets.Phishing().take(count))]
+
+
+@pytest.mark.parametrize(
+    ("moment", "delay"),
+    [
+        (None, 50),
+        ("#", 50),
+        (lambda x: x["#"] * 0.5, 7.25),
+        (lambda x: dt.datetime(2026, 3, 1) + dt.timedelta(minutes=x["#"]), dt.timedelta(hours=1)),
+        (lambda x: dt.date(2026, 3, 1) + dt.timedelta(days=x["#"]), dt.timedelta(days=7)),
+        ("#", "length_of_url"),
+        (None, lambda x, y: random.Random(x["#"]).randrange(100)),
+        (lambda x: -x["#"], 3),  # the later rows come from earlier
+    ],
+    ids=["rows", "feature", "seconds", "times", "dates", "a-feature", "random", "backwards"],
+)
+def test_late_labels_give_rivers_figures_to_the_last_digit(moment: Any, delay: Any) -> None:
+    rows = [(x | {"length_of_url": x["#"] * 13 % 29}, y) for x, y in late_rows()]
+    accuracy, roc_auc = metrics.Accuracy(), metrics.ROCAUC()
+    for metric in (accuracy, roc_auc):
+        evaluate.progressive_val_score(rows, logistic(), metric, moment=moment, delay=delay)
+
+    result = backtest(rows, logistic(), moment=moment, delay=delay, verify=True)
+
+    assert result.metrics["accuracy"]["value"] == accuracy.get()
+    assert result.metrics["roc_auc"]["value"] == roc_auc.get()
+    assert result.equal is True
+    assert (result.rows, result.labels["joined"], result.pending) == (300, 300, 0)
+    at_once = backtest(rows, logistic())
+    assert result.metrics != at_once.metrics, "the delay makes a difference"
+
+
+def test_a_moment_is_the_event_time_and_the_label_delay_is_measured() -> None:
+    result = backtest(
+        late_rows(),
+        logistic(),
+        moment=lambda x: dt.datetime(2026, 3, 1) + dt.timedelta(minutes=x["#"]),
+        delay=dt.timedelta(hours=1),
+        predictions=True,
+    )
+
+    assert result.label_delay == {"p50": 3_600.0, "p95": 3_600.0, "count": 300}
+    assert "Label delay: median 3,600 s, 95 % within 3,600 s." in repr(result)
+    assert result.predictions is not None
+    assert result.predictions[1]["time"] == dt.datetime(2026, 3, 1, 0, 1, tzinfo=dt.UTC).timestamp()
+
+
+def test_where_rows_are_only_counted_no_label_delay_in_seconds_is_told() -> None:
+    result = backtest(late_rows(), logistic(), delay=50)
+
+    assert result.label_delay is None
+    assert "Label delay" not in repr(result)
+
+
+def test_without_settings_a_question_waits_for_its_label_for_ever() -> None:
+    result = backtest(late_rows(20), logistic(), moment=lambda x: x["#"] * 1e7, delay=1e9, verify=True)
+
+    assert result.equal is True
+    assert (result.labels["joined"], result.expired) == (20, 0)
+
+
+def test_a_moment_without_a_delay_is_refused() -> None:
+    with pytest.raises(TypeError, match="moment is given without delay"):
+        backtest(late_rows(5), logistic(), moment="#")
+
+
+@pytest.mark.parametrize(
+    ("moment", "delay", "reason"),
+    [
+        ("#", dt.timedelta(1), "row 0: its moment is 0 and its delay datetime.timedelta.*what can be added"),
+        ("at", 1, "row 0: there is no 'at' in it, which moment or delay names"),
+        (
+            lambda x: "now",
+            "text",
+            "row 0: its moment is 'now'; expected a time, a date or a number of seconds",
+        ),
+    ],
+)
+def test_a_moment_or_a_delay_that_makes_no_sense_is_named(moment: Any, delay: Any, reason: str) -> None:
+    rows = [(x | {"text": "a"}, y) for x, y in late_rows(5)]
+
+    with pytest.raises(RowError, match=reason):
+        backtest(rows, logistic(), moment=moment, delay=delay)
+
+
+def timed_file(tmp_path: Path, count: int = 200, **more: Any) -> Path:
+    """Labelled events a minute apart."""
+    path = tmp_path / "rows.jsonl"
+    rows = [
+        {"id": f"e{i}", "f": i % 7, "g": i % 3, "at": 1_700_000_000 + 60 * i, "label": i % 5 < 2} | more
+        for i in range(count)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+LABELS = "[labels]\nexpire_after_seconds = {}\n{}\n"
+
+
+def test_a_file_with_labels_an_hour_late_is_rivers_with_a_delay_of_sixty_rows(tmp_path: Path) -> None:
+    pipeline = settings(tmp_path, 'time = "at"\n')
+
+    result = backtest_file(pipeline, timed_file(tmp_path), delay=3_600, verify=True)
+
+    assert result.equal is True
+    assert (result.rows, result.labels["questions"], result.labels["joined"]) == (200, 200, 200)
+    assert result.label_delay == {"p50": 3_600.0, "p95": 3_600.0, "count": 200}
+    at_once = backtest_file(pipeline, timed_file(tmp_path))
+    rows: list[Any] = [({"f": i % 7, "g": i % 3, "at": i}, i % 5 < 2) for i in range(200)]
+    accuracy = metrics.Accuracy()
+    evaluate.progressive_val_score(rows, compose.Discard("at") | new_estimator(pipeline), accuracy, delay=60)
+    assert result.metrics["accuracy"]["value"] == accuracy.get()
+    assert at_once.metrics["accuracy"]["value"] != accuracy.get()
+
+
+def test_labels_later_than_the_wait_are_late_and_silence_is_learned_in_their_place(tmp_path: Path) -> None:
+    pipeline = settings(tmp_path, 'time = "at"\n' + LABELS.format(1_800, "silence = false"))
+
+    result = backtest_file(pipeline, timed_file(tmp_path), delay=3_600, verify=True)
+
+    assert (result.labels["joined"], result.labels["late"]) == (0, 200)
+    assert (result.expired, result.labels["expired_learned"], result.learned) == (200, 200, 200)
+    assert result.not_compared == "not every label was joined with its row and learned"
+    assert "200 expired (200 learned as what silence means), 0 wait for it." in repr(result)
+    assert "Labels: 200 late." in repr(result)
+
+
+def test_a_field_says_how_late_each_label_is_and_is_no_feature(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [
+        {"id": i, "f": i % 7, "at": 1_700_000_000 + 60 * i, "label": i % 5 < 2, "wait": i * 97 % 7_000}
+        for i in range(200)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    pipeline = settings(tmp_path, 'time = "at"\n')
+
+    result = backtest_file(pipeline, path, delay="wait", verify=True)
+
+    assert result.equal is True
+    assert result.label_delay is not None
+    assert result.label_delay["p95"] == sorted(i * 97 % 7_000 for i in range(200))[189]
+    assert "wait" not in str(vars(result.estimator["LogisticRegression"]))  # type: ignore[index]  # a pipeline
+
+
+def test_what_is_no_labelled_event_stays_in_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [
+        {"id": "a", "f": 1, "at": 1_000, "label": 1},
+        {"id": "q", "f": 1, "at": 1_010},
+        {"id": "q", "label": 1, "at": 1_020},
+        {"f": [], "at": 1_025, "label": 1},
+        {"id": "a", "f": 1, "at": 1_030, "label": 1},
+        {"id": "b", "f": 1, "at": 5_000, "label": 0},
+    ]
+    path.write_text("\n".join([*map(json.dumps, rows), "no event"]))
+    pipeline = settings(tmp_path, 'time = "at"\n')
+
+    result = backtest_file(pipeline, path, delay=100, verify=True)
+
+    assert (result.rows, result.labels["joined"], result.duplicates, result.dead_letter_count) == (7, 3, 1, 2)
+    assert (result.labels["duplicate_labels"], result.labels["early"]) == (1, 0)
+    assert [row.line for row in result.dead_letters] == [4, 7]
+    assert result.not_compared == "the rows hold questions or answers of their own"
+
+
+@pytest.mark.parametrize(
+    ("wait", "what"), [(None, "missing"), ("soon", '"soon"'), (-1, "-1"), (True, "true")]
+)
+def test_a_delay_that_is_no_number_is_named_with_its_line(tmp_path: Path, wait: object, what: str) -> None:
+    with pytest.raises(RowError, match=f'line 1: field "wait" is {what}; expected the label\'s delay'):
+        backtest_file(settings(tmp_path, 'time = "at"\n'), timed_file(tmp_path, 3, wait=wait), delay="wait")
+
+
+def test_a_delay_needs_the_time_of_events(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\[event\] time is missing, and --delay counts seconds"):
+        backtest_file(settings(tmp_path), timed_file(tmp_path, 3), delay=10)
