@@ -11,11 +11,16 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from stream.build import state_shape
-from stream.checkpoint import ANEW, CommitMetadata
-from stream.errors import ConfigError, EnvironmentRefused
+from stream.build import open_keeper, state_shape
+from stream.checkpoint import ANEW, REBUILD, CommitMetadata
+from stream.errors import ConfigError, EnvironmentRefused, SnapshotError
+from stream.log import Committed
+from stream.notifications import channels_of
+from stream.relay.log import Place
+from stream.relay.places import choose_beginning, group_of
 from stream.settings import AllBut, Settings, load_settings
 from stream.settings.connection import aiokafka_config, connection_warnings
+from stream.snapshots.keeper import offset_of
 from stream.tools.cluster import Bounds, Cluster, Commit, TopicFacts
 from stream.tools.topics import Item, meaning, topic_items, topic_names
 
@@ -43,6 +48,8 @@ def check(path: Path) -> Iterator[Item]:
         return
     yield settings_item(settings)
     yield from learner_items(settings)
+    yield snapshots_item(settings)
+    yield from notification_items(settings)
     for warning in connection_warnings(settings.kafka):
         yield Item(
             item="connection",
@@ -56,7 +63,7 @@ def check(path: Path) -> Iterator[Item]:
         return
     try:
         with Cluster(settings, TIMEOUT) as cluster:
-            found = cluster.topics(topic_names(settings).values())
+            found = cluster.topics([*topic_names(settings).values(), *settings.relayed_topics])
             yield from topic_items(settings, found)
             events = found.get(settings.topics.events)
             if events is not None:
@@ -68,6 +75,8 @@ def check(path: Path) -> Iterator[Item]:
                     cluster.bounds(events.name, events.partitions),
                     has_outputs(settings, found, cluster),
                 )
+                if settings.relayed_topics and all(topic in found for topic in settings.relayed_topics):
+                    yield relay_item(settings, cluster, events, [found[it] for it in settings.relayed_topics])
     except EnvironmentRefused as error:
         yield Item(item="topics", state="failed", text=str(error), remedy="mend that and check again.")
 
@@ -84,11 +93,14 @@ def settings_item(settings: Settings) -> Item:
         )
     elif not isinstance(features, str):
         features = ", ".join(features[:5]) + (f" and {len(features) - 5} more" if len(features) > 5 else "")
+    label_text = f"label {settings.event.label}"
+    if settings.labels.topic is not None:
+        label_text = f"labels from {settings.labels.topic}, {settings.labels.label or settings.event.label}"
     watches = ", ".join(f"{item.detector} on {item.watch}" for item in settings.drift)
     return Item(
         item="settings",
         state="ok",
-        text=f"{settings.path}: pipeline {settings.name}, {settings.task}; label {settings.event.label}; "
+        text=f"{settings.path}: pipeline {settings.name}, {settings.task}; {label_text}; "
         f"features: {features}; metrics: {', '.join(settings.metrics.use)}; drift: {watches or 'not watched'}.",
     )
 
@@ -140,6 +152,66 @@ def learner_items(settings: Settings) -> Iterator[Item]:
             )
 
 
+def snapshots_item(settings: Settings) -> Item:
+    """Can the snapshots be reached, and what seals them?"""
+    if not settings.snapshots.enabled:
+        return Item(
+            item="snapshots",
+            state="warning",
+            text="are not enabled: each restart learns every partition again from its origin.",
+            remedy="leave [snapshots] enabled out of the settings.",
+        )
+    try:
+        store = open_keeper(settings).store
+        partitions = store.partitions()
+    except (EnvironmentRefused, SnapshotError, OSError) as error:
+        return Item(
+            item="snapshots",
+            state="failed",
+            text=str(error),
+            remedy="mend that, or set [snapshots] location.",
+        )
+    sealed = "a key of the settings" if settings.snapshots.key is not None else "a key made beside them"
+    return Item(
+        item="snapshots",
+        state="ok",
+        text=f"{store.address} answers, with snapshots of {len(partitions)} partition{'s' * (len(partitions) != 1)}; "
+        f"sealed with {sealed}.",
+    )
+
+
+def notification_items(settings: Settings) -> Iterator[Item]:
+    """Can each channel's address be read, and can Apprise use it? Nothing is sent."""
+    if not settings.notifications:
+        return
+    from monitors.notify.sender import service_name  # noqa: PLC0415
+
+    try:
+        channels = channels_of(settings)
+    except EnvironmentRefused:
+        yield Item(item="notifications", state="ok", text="skipped: pip install 'headrace[monitor]'")
+        return
+    except ConfigError as error:
+        for mistake in error.mistakes:
+            yield Item(
+                item="notifications",
+                state="failed",
+                text=str(mistake),
+                remedy=f"change {mistake.place}, or run this where the monitor runs: a worker needs no address.",
+            )
+        return
+    for channel in channels:
+        policy = channel.policy
+        reminders = f"every {policy.reminder_seconds:g} s" if policy.reminder_seconds else "never"
+        yield Item(
+            item=f"notifications to {channel.name}",
+            state="ok",
+            text=f"{service_name(channel.url)}, least severity {policy.severity}; collects {policy.group_seconds:g} s, "
+            f"at most {policy.at_most_per_hour} messages an hour, reminds {reminders}. Nothing was sent: headrace "
+            "notify-test does.",
+        )
+
+
 # --- The broker ------------------------------------------------------------------------------------------
 
 
@@ -172,7 +244,7 @@ def _broker_item(settings: Settings, client: str, connect: Callable[[Settings], 
 
 
 def _confluent_kafka(settings: Settings) -> int:
-    from stream.kafka_log import count_brokers  # noqa: PLC0415
+    from stream.kafka.client import count_brokers  # noqa: PLC0415
 
     return count_brokers(settings, TIMEOUT)
 
@@ -212,8 +284,9 @@ def _aiokafka(settings: Settings) -> int | None:
 
 
 def has_outputs(settings: Settings, found: Mapping[str, TopicFacts], cluster: Cluster) -> bool:
-    """Whether anything was ever written to the pipeline's outputs."""
-    outputs = [name for purpose, name in topic_names(settings).items() if purpose not in {"events", "status"}]
+    """Whether any prediction, outcome or dead letter was ever written; among the alerts lie incidents, too."""
+    others = {"events", "status", "alerts"}
+    outputs = [name for purpose, name in topic_names(settings).items() if purpose not in others]
     return any(
         bounds.end > 0
         for name in outputs
@@ -262,13 +335,22 @@ def offsets_item(
             )
         except EnvironmentRefused as error:
             text = str(error)
-            return failed(text.removesuffix(ANEW).strip(), ANEW)
+            cut = min(i for i in (text.find(REBUILD), text.find(ANEW), len(text)) if i >= 0)
+            # The sentence leads from one to the other: "Put it back as it was, or: headrace rebuild ..."
+            return failed(text[:cut].strip().replace(", or:", "."), text[cut:])
         first, end = bounds[partition]
-        if metadata.origin < first:
+        snapshot = metadata.snapshot if settings.snapshots.enabled else None
+        if snapshot is None and metadata.base:
             return failed(
-                f"{where}: the log now begins at {first}, but the state began at {metadata.origin}: it can't be "
-                "rebuilt by replay.",
-                f"keep the events longer (retention.ms). {ANEW}",
+                f"{where}: the state began with a file of rows, and can be had from a snapshot only.",
+                f"leave [snapshots] enabled out of the settings, or give headrace rebuild the same file again. {ANEW}",
+            )
+        since = metadata.origin if snapshot is None else offset_of(snapshot)
+        if since < first:
+            return failed(
+                f"{where}: the log now begins at {first}, and the state can only be had from {since} on "
+                f"({'where it began' if snapshot is None else 'the snapshot that was committed last'}).",
+                f"keep the events longer (retention.ms). {REBUILD} {ANEW}",
             )
         if commit.next_offset > end:
             return failed(
@@ -283,3 +365,49 @@ def offsets_item(
         text=f"committed by group {name} for {len(commits)} of {events.partitions} partitions, at most {behind:,} "
         f"records behind{f'; {left} not begun' if left else ''}.",
     )
+
+
+def relay_item(settings: Settings, cluster: Cluster, events: TopicFacts, sources: list[TopicFacts]) -> Item:
+    """Can a relay go on from what its group has committed, and how far behind is it?"""
+    group = group_of(settings)
+    behind = committed = total = 0
+    for facts in sources:
+        total += facts.partitions
+        commits = cluster.commits(group, facts.name)
+        for partition, (first, end) in enumerate(cluster.bounds(facts.name, facts.partitions)):
+            commit = commits.get(partition)
+            if commit is None:
+                continue
+            committed += 1
+            behind += max(0, end - commit.next_offset)
+            try:
+                choose_beginning(
+                    settings,
+                    Place(facts.name, partition),
+                    Committed(*commit),
+                    topic_id=facts.topic_id,
+                    events_id=events.topic_id,
+                    first=first,
+                    end=end,
+                    at=lambda _: 0,
+                    relayed=None,
+                    lost=None,
+                )
+            except EnvironmentRefused as error:
+                return Item(item="relay", state="failed", text=str(error), remedy="do as it says.")
+    if not committed:
+        start = settings.topics.start
+        where = start if isinstance(start, str) else start.isoformat()
+        text = f"nothing committed yet by group {group}; it begins at {where}"
+        if cluster.commits(settings.name, events.name):
+            return Item(
+                item="relay",
+                state="warning",
+                text=f"{text}, though the pipeline has begun. If it has relayed before, its place is lost: the topic "
+                "was made anew, or the group's offsets expired.",
+                remedy=f"nothing, if it has not; else headrace relay {settings.path} --from relayed (behind what is in "
+                f"{events.name}), earliest or latest.",
+            )
+    else:
+        text = f"committed by group {group} for {committed} of {total} partitions, at most {behind:,} records behind"
+    return Item(item="relay", state="ok", text=f"{text}. headrace run starts it.")

@@ -11,7 +11,7 @@ import orjson
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from monitors import METRICS, weighted_mean
+from monitors import LABEL_COUNTS, METRICS, add_histograms, label_health, weighted_mean
 from stream.errors import EnvironmentRefused
 from stream.settings import Settings
 from stream.tools.cluster import Bounds, Cluster, Commit, Reader
@@ -23,7 +23,18 @@ READ_SECONDS: Final = 5.0
 #: What a table has where nothing is known.
 NOTHING: Final = "-"
 #: The columns of the figures that are sums over partitions.
-SUMS: Final = ("events", "predictions", "learned", "scored", "dead_letters", "pending")
+SUMS: Final = (
+    *("events", "predictions", "learned", "scored", "dead_letters", "duplicates", "ignored"),
+    *LABEL_COUNTS,
+)
+#: What became of labels: how its column is called, the counter, and the share of it in `label_health`.
+LABEL_COLUMNS: Final = (
+    ("early", "early", "early"),
+    ("late", "late", "late"),
+    ("unmatched", "unmatched", "unmatched"),
+    ("duplicate", "duplicate_labels", "duplicate"),
+    ("conflicting", "conflicting_labels", "conflicting"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +60,8 @@ class StatusView:
     #: Workers in the group now.
     workers: int
     partitions: Sequence[PartitionView]
-    #: Sums over partitions, and means weighted by events of the metrics that are means.
+    #: Sums over partitions, means weighted by events of the metrics that are means, shares of the sums, and of label
+    #: delays the longest of any partition.
     totals: Mapping[str, Any]
     #: What should be looked into, a sentence each.
     warnings: Sequence[str] = field(default_factory=list)
@@ -170,6 +182,14 @@ def _totals(settings: Settings, views: Sequence[PartitionView]) -> dict[str, Any
     statuses = [view.status for view in views if view.status]
     for name in SUMS:
         totals[name] = sum(status.get(name, 0) for status in statuses)
+    totals["label_health"] = label_health(totals)
+    delays = [delay for status in statuses if (delay := status.get("label_delay"))]
+    totals["label_delay"] = {
+        name: max(delay[name] for delay in delays) for name in ("p50", "p95") if delays
+    } or None
+    totals["label_delay_histogram"] = add_histograms(
+        found for status in statuses if (found := status.get("label_delay_histogram"))
+    )
     totals["metrics"] = {
         name: _mean(name, statuses, [status.get("metrics", {}).get(name) for status in statuses])
         | {"is": "mean weighted by events" if METRICS[name].is_mean else "no mean: see each partition"}
@@ -221,11 +241,11 @@ def _warnings(settings: Settings, views: Sequence[PartitionView], workers: int) 
 
 
 def tables(settings: Settings, view: StatusView) -> list[Table]:
-    """What `headrace status` prints: where each partition stands, and how good it is."""
+    """What `headrace status` prints: where each partition stands, how its labels come, and how good it is."""
     title = f"{view.pipeline}: {view.workers} worker{'' if view.workers == 1 else 's'}"
     where = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     where.add_column("partition", justify="right")
-    for column in ("next offset", "lag", "state", "learned", "dead letters", "pending"):
+    for column in ("next offset", "lag", "state", "learned", "dead letters"):
         where.add_column(column, justify="left" if column == "state" else "right")
     where.add_column("last drift")
     where.add_column("status", justify="right")
@@ -236,7 +256,7 @@ def tables(settings: Settings, view: StatusView) -> list[Table]:
             NOTHING if item.next_offset is None else f"{item.next_offset:,}",
             f"{item.lag_records:,}",
             str(status.get("state", NOTHING)) if view.workers else "no worker",
-            *(_count(status.get(name)) for name in ("learned", "dead_letters", "pending")),
+            *(_count(status.get(name)) for name in ("learned", "dead_letters")),
             _last_drift(status),
             "never" if item.age_seconds is None else f"{_age(item.age_seconds)} ago",
         )
@@ -248,7 +268,7 @@ def tables(settings: Settings, view: StatusView) -> list[Table]:
             "",
             f"{totals['lag_records']:,}",
             "",
-            *(_count(totals[name]) for name in ("learned", "dead_letters", "pending")),
+            *(_count(totals[name]) for name in ("learned", "dead_letters")),
             "",
             "",
         )
@@ -293,11 +313,61 @@ def tables(settings: Settings, view: StatusView) -> list[Table]:
                 for name in baselines
             ),
         )
-    return [where, good]
+    # Where each event brings its label there is nothing to say of labels.
+    has_labels = any(view.totals[name] for name in LABEL_COUNTS)
+    return [where, *(_label_tables(view) if has_labels else []), good]
+
+
+def _label_tables(view: StatusView) -> list[Table]:
+    """What became of questions and of labels since the origin: two tables, so that a terminal has room for each."""
+    questions = Table(
+        title="questions and their labels (p50, p95: delay of the last 1,000)",
+        title_justify="left",
+        caption="coverage: share of those no longer pending whose label came"
+        + ("; p50, p95 of all: the longest" if len(view.partitions) > 1 else ""),
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+    )
+    for column in ("partition", "asked", "joined", "pending", "expired", "coverage", "p50", "p95"):
+        questions.add_column(column, justify="right")
+    labels = Table(
+        title="labels that did not fit (in brackets: share of those that came)",
+        title_justify="left",
+        caption="a label that came early is joined or unmatched later",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+    )
+    for column in ("partition", *(name for name, _, _ in LABEL_COLUMNS)):
+        labels.add_column(column, justify="right")
+
+    def add(name: str, counts: Mapping[str, Any]) -> None:
+        health = label_health(counts)
+        delay = counts.get("label_delay") or {}
+        questions.add_row(
+            name,
+            *(_count(counts.get(column)) for column in ("questions", "joined", "pending", "expired")),
+            NOTHING if health["coverage"] is None else f"{health['coverage']:.1%}",
+            *(_age(delay[which]) if which in delay else NOTHING for which in ("p50", "p95")),
+        )
+        labels.add_row(
+            name, *(_with_share(counts.get(count), health[share]) for _, count, share in LABEL_COLUMNS)
+        )
+
+    for item in view.partitions:
+        add(str(item.partition), item.status)
+    if len(view.partitions) > 1:
+        questions.add_section()
+        labels.add_section()
+        add("all", view.totals)
+    return [questions, labels]
 
 
 def _count(value: int | None) -> str:
     return NOTHING if value is None else f"{value:,}"
+
+
+def _with_share(value: int | None, share: float | None) -> str:
+    return _count(value) if not value or share is None else f"{value:,} ({share:.1%})"
 
 
 def _both(figures: Mapping[str, float | None] | None) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from stream.errors import EnvironmentRefused
+from stream.records import RelayedKind
+from stream.relay.places import mismatch
 from stream.settings import Settings
 from stream.tools.cluster import Cluster, NewTopic, TopicFacts
 
@@ -19,6 +21,9 @@ DAY_MS: Final = 86_400_000
 STATUS_RETENTION_MS: Final = 7 * DAY_MS
 #: Kafka's way to say "any age": the largest number of its own.
 ANY_AGE: Final = str(2**63 - 1)
+
+#: How far ahead of the broker's clock a record's timestamp may be.
+AFTER: Final = "message.timestamp.after.max.ms"
 
 State = Literal["ok", "warning", "failed"]
 
@@ -105,6 +110,8 @@ def topic_items(settings: Settings, found: Mapping[str, TopicFacts]) -> list[Ite
     names = topic_names(settings)
     events = found.get(names["events"])
     items = []
+    for topic, kind in settings.relayed_topics.items():
+        items += _source_items(settings, topic, kind, found.get(topic), events)
     for purpose, name in names.items():
         facts = found.get(name)
         if facts is None:
@@ -118,8 +125,104 @@ def topic_items(settings: Settings, found: Mapping[str, TopicFacts]) -> list[Ite
             )
             continue
         problems = list(_problems(settings, purpose, facts, events))
+        if purpose == "events":
+            problems += _log_problems(settings, facts, found)
         items.extend(problems or [_fine(purpose, facts)])
     return items
+
+
+def _source_items(
+    settings: Settings, topic: str, kind: RelayedKind, facts: TopicFacts | None, events: TopicFacts | None
+) -> list[Item]:
+    """A topic that is relayed: is it there, and does it fit into the events topic?"""
+    what = "labels" if kind == "labels" else "events"
+    if facts is None:
+        setting = "[labels] topic" if kind == "labels" else "[relay] events"
+        return [
+            Item(
+                item=f"topic {topic}",
+                state="failed",
+                text=f"there is no such topic ({what} to be relayed).",
+                remedy=f"make it, or name the right one in {setting}; headrace topics create makes no topic that "
+                "others write to.",
+            )
+        ]
+    count = facts.partitions
+    kept = span(_number(facts, "retention.ms", -1))
+    text = f"{what} to be relayed, {count} partition{'s' * (count != 1)}, kept {kept}"
+    fine = Item(item=f"topic {topic}", state="ok", text=f"{text}.")
+    if "compact" in facts.configs.get("cleanup.policy", ""):
+        fine = Item(
+            item=f"topic {topic}",
+            state="warning",
+            text=f"{text}; cleanup.policy is {facts.configs['cleanup.policy']}: of the records of one key only the "
+            "last may be left when the relay comes to read them, if it is behind or was away.",
+            remedy="set cleanup.policy=delete on it, unless each record has a key of its own.",
+        )
+    if events is None:
+        return [fine]
+    found = mismatch(settings, topic, kind, count, events.partitions)
+    if found is not None:
+        return [Item(item=f"topic {topic}", state="failed", text=found[0], remedy=found[1])]
+    return [fine]
+
+
+def _log_problems(settings: Settings, events: TopicFacts, found: Mapping[str, TopicFacts]) -> Iterator[Item]:
+    """Whether the events topic takes and keeps all that is relayed into it."""
+    sources = [found[topic] for topic in settings.relayed_topics if topic in found]
+    if not sources:
+        return
+    wanted = log_configs(sources)
+
+    def problem(state: State, text: str, key: str, value: str) -> Item:
+        # Not by `topics create --configure`: others write to it, too, or would miss what is deleted.
+        return Item(item=f"topic {events.name}", state=state, text=text, remedy=f"set {key}={value} on it.")
+
+    if events.configs.get("message.timestamp.type") == "LogAppendTime":
+        text = (
+            "message.timestamp.type is LogAppendTime; expected CreateTime: a relayed record keeps the timestamp of its "
+            "source, which is the event's time unless the settings name a field."
+        )
+        yield problem("warning", text, "message.timestamp.type", "CreateTime")
+    kept, longest = _number(events, "retention.ms", -1), int(wanted["retention.ms"])
+    if kept >= 0 and (longest < 0 or longest > kept):
+        text = (
+            f"it is kept {span(kept)} and what is relayed into it {span(longest)}; expected as long at least, since "
+            "relayed records have the timestamps of their source, and old ones would soon be deleted."
+        )
+        yield problem("warning", text, "retention.ms", str(longest))
+    takes, largest = _number(events, "max.message.bytes", 1_048_588), int(wanted["max.message.bytes"])
+    if takes < largest - OVERHEAD_BYTES:
+        text = (
+            f"it takes {takes:,} bytes a record, and what is relayed into it has up to {largest:,} with the relay's "
+            "headers; one that is too large would stop the relay."
+        )
+        yield problem("warning", text, "max.message.bytes", str(largest))
+    before = "message.timestamp.before.max.ms"
+    if events.configs.get(before, ANY_AGE) != ANY_AGE:
+        text = (
+            f"{before} is {events.configs[before]}; expected no limit: a relayed record has the timestamp of its "
+            "source, and one of a backlog would stop the relay."
+        )
+        yield problem("failed", text, before, ANY_AGE)
+
+
+def log_configs(sources: Sequence[TopicFacts]) -> dict[str, str]:
+    """The configuration of an events topic that takes and keeps all that is relayed from these."""
+    kept = [_number(facts, "retention.ms", -1) for facts in sources]
+    largest = max(_number(facts, "max.message.bytes", 1_048_588) for facts in sources)
+    configs = {
+        "cleanup.policy": "delete",
+        "message.timestamp.type": "CreateTime",
+        "retention.ms": str(-1 if min(kept) < 0 else max(kept)),
+        "max.message.bytes": str(min(DEAD_LETTER_BYTES, largest + OVERHEAD_BYTES)),
+    }
+    after = [_number(facts, AFTER, -1) for facts in sources if AFTER in facts.configs]
+    if after:
+        configs[AFTER] = str(max(after))
+    if any("message.timestamp.before.max.ms" in facts.configs for facts in sources):  # since Kafka 3.6
+        configs["message.timestamp.before.max.ms"] = ANY_AGE
+    return configs
 
 
 def _words(purpose: str) -> str:
@@ -295,18 +398,18 @@ def create_topics(
     names = topic_names(settings)
     replicas = -1 if replication_factor is None else replication_factor
     with Cluster(settings) as cluster:
-        found = cluster.topics(names.values())
+        found = cluster.topics([*names.values(), *settings.relayed_topics])
         events = found.get(names["events"])
         if events is not None and partitions is not None and partitions != events.partitions:
             raise EnvironmentRefused(
                 f"{events.name} is there and has {events.partitions} partitions, not {partitions}. Leave out "
                 "--partitions to go with it; another number would move keys from one learner to another."
             )
-        there = {purpose: name for purpose, name in names.items() if name in found}
+        there = [name for name in (*names.values(), *settings.relayed_topics) if name in found]
         items = [
             item
             for item in topic_items(settings, found)
-            if item.state != "ok" and item.item.removeprefix("topic ") in there.values()
+            if item.state != "ok" and item.item.removeprefix("topic ") in there
         ]
         configured: dict[str, dict[str, str]] = {}
         if configure:
@@ -325,13 +428,24 @@ def create_topics(
         created = set()
         if events is None:
             count = partitions or 1
-            other = [facts for facts in found.values() if facts.partitions != count]
+            other = [
+                found[name] for name in names.values() if name in found and found[name].partitions != count
+            ]
             if other:
                 raise EnvironmentRefused(
                     f"{names['events']} is missing, and would get {count} partitions, but {other[0].name} is there "
                     f"and has {other[0].partitions}. Delete it, or say --partitions {other[0].partitions}."
                 )
-            cluster.create([NewTopic(names["events"], count, replicas, {})])
+            sources = [found[topic] for topic in settings.relay.events if topic in found]
+            for topic, kind in settings.relayed_topics.items():
+                wrong = topic in found and mismatch(settings, topic, kind, found[topic].partitions, count)
+                if wrong:
+                    raise EnvironmentRefused(
+                        f"topic {topic}: {wrong[0]} To mend it: {wrong[1]}\nNothing was made."
+                    )
+            cluster.create(
+                [NewTopic(names["events"], count, replicas, log_configs(sources) if sources else {})]
+            )
             created.add(names["events"])
             events = cluster.topics([names["events"]])[names["events"]]
         missing = [

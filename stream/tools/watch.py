@@ -126,6 +126,9 @@ def line_of(seen: Seen, topic: str) -> str:
         shown = value[:SHOWN_CHARACTERS] + ("…" if len(value) > SHOWN_CHARACTERS else "")
         return printable(f"{body['position']}  DEAD LETTER  {body['stage']}: {body['message']}  {shown}")
     where = position(topic, body.get("partition", -1), body.get("offset", -1))
+    if body.get("kind") == "incident":
+        state = "INCIDENT" if body.get("state") == "open" else "incident over"
+        return printable(f"{where}  {state}  {body.get('incident')}: {body.get('text')}")
     if seen.output == "alert":
         return printable(
             f"{where}  {str(body.get('kind')).upper()}  {body.get('watch')} by {body.get('detector')}: "

@@ -10,7 +10,14 @@ from stream.checkpoint import CommitMetadata
 from stream.errors import EnvironmentRefused
 from stream.settings import Settings, load_settings
 from stream.tools import check as module
-from stream.tools.check import broker_items, check, learner_items, offsets_item, settings_item
+from stream.tools.check import (
+    broker_items,
+    check,
+    learner_items,
+    offsets_item,
+    settings_item,
+    snapshots_item,
+)
 from stream.tools.cluster import Bounds, Commit, TopicFacts
 
 SETTINGS = """\
@@ -111,7 +118,7 @@ def test_offsets_of_ours_are_fine_and_the_distance_is_told(tmp_path: Path) -> No
     [
         ({"topic_id": "another"}, "deleted and created again"),
         ({"partitions": 3}, "3 partitions at the origin"),
-        ({"shape": {"task": "x"}}, "this has changed since the state began"),
+        ({"shape": {"task": "x"}}, "would no longer follow from the log. Put it back as it was."),
     ],
 )
 def test_offsets_that_a_worker_would_refuse_fail(
@@ -137,6 +144,62 @@ def test_a_log_that_begins_after_the_origin_or_ends_before_the_commit_fails(tmp_
 
     assert "begins at 6" in offsets(found, metadata(found), first=6)[1]
     assert "ends at 100" in offsets(found, metadata(found), next_offset=101)[1]
+
+
+NAMED = "1/00000000000000000040-0123456789abcdef.snapshot"
+
+
+def test_a_log_has_to_reach_back_to_the_snapshot_that_the_commit_names(tmp_path: Path) -> None:
+    found = settings(tmp_path)
+    named = metadata(found, snapshot=NAMED)
+
+    assert offsets(found, named, first=40)[0] == "ok"
+    assert (
+        "begins at 41, and the state can only be had from 40 on (the snapshot"
+        in offsets(found, named, first=41)[1]
+    )
+
+
+def test_snapshots_that_are_not_enabled_help_nobody(tmp_path: Path) -> None:
+    enabled = settings(tmp_path)
+    found = settings(tmp_path, 'use = "logistic-regression"\n[snapshots]\nenabled = false')
+
+    assert offsets(found, metadata(found, snapshot=NAMED), first=5)[0] == "ok"
+    assert (
+        "only be had from 5 on (where it began)"
+        in offsets(found, metadata(found, snapshot=NAMED), first=6)[1]
+    )
+    with_rows = metadata(found, snapshot=NAMED, base="ab" * 32)
+    assert offsets(enabled, with_rows)[0] == "ok"
+    assert "began with a file of rows, and can be had from a snapshot only" in offsets(found, with_rows)[1]
+
+
+def test_where_the_snapshots_are_and_what_seals_them_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def item(text: str = "") -> tuple[str, str]:
+        found = snapshots_item(settings(tmp_path, f'use = "logistic-regression"\n[snapshots]\n{text}'))
+        return found.state, found.text
+
+    state, text = item()
+    assert state == "ok"
+    assert text == (
+        f"{tmp_path}/.headrace/snapshots/p answers, with snapshots of 0 partitions; sealed with a key made beside them."
+    )
+    folder = tmp_path / ".headrace" / "snapshots" / "p" / "0"
+    folder.mkdir(parents=True, mode=0o700)
+    (folder / NAMED.partition("/")[2]).write_bytes(b"")
+    assert (
+        "with snapshots of 1 partition; sealed with a key of the settings." in item(f'key = "{"k" * 32}"')[1]
+    )
+    assert item("enabled = false")[0] == "warning"
+
+    (tmp_path / ".headrace" / "snapshots" / "snapshots.key").chmod(0o644)
+    state, text = item()
+    assert state == "failed"
+    assert "others may read it (mode 644)" in text
+    folder.parent.chmod(0o777)
+    assert "that nobody else can write to (chmod 700)" in item(f'key = "{"k" * 32}"')[1]
 
 
 def test_outputs_without_offsets_fail_and_neither_is_a_beginning(tmp_path: Path) -> None:

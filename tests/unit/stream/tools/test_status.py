@@ -121,17 +121,72 @@ def test_fresh_statuses_give_no_warning() -> None:
     assert view({0: status(0), 1: status(1)}).warnings == []
 
 
-def test_the_tables_show_positions_metrics_baselines_and_the_last_drift() -> None:
-    console = Console(width=200, file=StringIO())
-
-    for table in tables(settings(), view({0: status(0)})):
+def shown(statuses: dict[int, dict[str, Any]], *, width: int = 200) -> str:
+    console = Console(width=width, file=StringIO())
+    for table in tables(settings(), view(statuses)):
         console.print(table)
-
     assert isinstance(console.file, StringIO)
-    shown = console.file.getvalue()
-    assert "@42 error (adwin)" in shown
-    assert "0.5000 (0.6000)" in shown
-    assert "no-change" in shown
-    assert "0.4000 (0.3000)" in shown
-    assert "mean, weighted by events" in shown
-    assert "never" in shown  # partition 1 has no status
+    return console.file.getvalue()
+
+
+def test_the_tables_show_how_many_questions_got_their_label_and_when() -> None:
+    late = {
+        "questions": 102,
+        "joined": 90,
+        "expired": 10,
+        "late": 5,
+        "early": 0,
+        "unmatched": 3,
+        "duplicate_labels": 2,
+        "conflicting_labels": 0,
+        "label_delay": {"p50": 7_500.0, "p95": 9e4, "count": 90},
+    }
+    open_ = {"questions": 5, "joined": 0, "expired": 0, "label_delay": None}
+
+    text = shown({0: status(0, **late), 1: status(1, **open_)}, width=80).partition("metrics (")[0]
+
+    asked, fitted = (
+        {line.split()[0]: " ".join(line.split()[1:]) for line in part.splitlines() if line.split()}
+        for part in text.partition("questions and")[2].split("labels that did not fit")
+    )
+    assert asked["0"] == "102 90 2 10 90.0% 2 h 25 h"
+    assert asked["1"] == "5 0 2 0 - - -"
+    assert asked["all"] == "107 90 4 10 90.0% 2 h 25 h"
+    assert fitted["0"] == fitted["all"] == "0 5 (5.0%) 3 (3.0%) 2 (2.0%) 0"
+    assert fitted["1"] == "- - - - -"
+
+
+def test_labels_that_come_with_their_features_have_no_table() -> None:
+    assert "coverage" not in shown({0: status(0, pending=0), 1: status(1, pending=0)})
+
+
+def test_shares_and_delays_of_the_pipeline_are_those_of_all_partitions_together() -> None:
+    histogram = {"bounds": [0.0, 1.0], "counts": [0, 1, 2]}
+    first = {"joined": 30, "label_delay": {"p50": 1.0, "p95": 9.0}, "label_delay_histogram": histogram}
+    second = {"expired": 10, "late": 10, "label_delay": {"p50": 2.0, "p95": 3.0}}
+    second |= {"label_delay_histogram": histogram}
+
+    totals = view({0: status(0, **first), 1: status(1, **second)}).totals
+
+    assert totals["label_health"]["coverage"] == 0.75
+    assert totals["label_health"]["late"] == 0.25
+    assert totals["label_delay"] == {"p50": 2.0, "p95": 9.0}
+    assert totals["label_delay_histogram"] == {"bounds": [0.0, 1.0], "counts": [0, 2, 4]}
+
+
+def test_a_status_of_an_older_worker_has_no_shares_of_what_it_did_not_count() -> None:
+    totals = view({0: status(0)}).totals
+
+    assert totals["label_health"]["coverage"] is None
+    assert (totals["late"], totals["label_delay"], totals["label_delay_histogram"]) == (0, None, None)
+
+
+def test_the_tables_show_positions_metrics_baselines_and_the_last_drift() -> None:
+    text = shown({0: status(0)})
+
+    assert "@42 error (adwin)" in text
+    assert "0.5000 (0.6000)" in text
+    assert "no-change" in text
+    assert "0.4000 (0.3000)" in text
+    assert "mean, weighted by events" in text
+    assert "never" in text  # partition 1 has no status

@@ -7,7 +7,7 @@ import pytest
 
 from stream.settings import Settings
 from stream.tools.cluster import TopicFacts
-from stream.tools.topics import ANY_AGE, output_configs, topic_items
+from stream.tools.topics import ANY_AGE, log_configs, output_configs, topic_items
 
 WEEK = 7 * 86_400_000
 
@@ -180,3 +180,93 @@ def test_no_setting_is_sent_to_a_broker_that_does_not_know_it() -> None:
     )
 
     assert "message.timestamp.before.max.ms" not in output_configs("predictions", old)
+
+
+# Topics that are relayed ------------------------------------------------------------------------------------------
+
+
+def relayed(events: TopicFacts, **sources: TopicFacts) -> dict[str, str]:
+    """State and text by topic, for a pipeline that relays `cards` and the labels `refunds`."""
+    own = Settings.model_validate(
+        {
+            "name": "p",
+            "task": "binary",
+            "topics": {"events": "clicks"},
+            "labels": {"topic": "refunds"},
+            "relay": {"events": ["cards"]},
+            "learner": {"use": "logistic-regression"},
+        }
+    )
+    found = good() | {"clicks": events} | sources
+    return {
+        item.item.removeprefix("topic "): f"{item.state}: {item.text} {item.remedy}".strip()
+        for item in topic_items(own, found)
+        if item.item.removeprefix("topic ") in ("clicks", "cards", "refunds")
+    }
+
+
+def test_topics_that_fit_say_what_comes_from_them() -> None:
+    said = relayed(facts("clicks"), cards=facts("cards"), refunds=facts("refunds"))
+
+    assert said["cards"] == "ok: events to be relayed, 2 partitions, kept 7 days."
+    assert said["refunds"] == "ok: labels to be relayed, 2 partitions, kept 7 days."
+    assert said["clicks"].startswith("ok: events, 2 partitions")
+
+
+def test_a_topic_of_others_that_is_missing_is_not_to_be_made_by_us() -> None:
+    said = relayed(facts("clicks"), cards=facts("cards"))
+
+    assert said["refunds"].startswith("failed: there is no such topic (labels to be relayed).")
+    assert "name the right one in [labels] topic" in said["refunds"]
+
+
+def test_a_source_that_is_compacted_is_a_warning_since_labels_may_be_gone_before_they_are_read() -> None:
+    compacted = facts("refunds", cleanup_policy="compact")
+
+    said = relayed(facts("clicks"), cards=facts("cards"), refunds=compacted)["refunds"]
+
+    assert said.startswith(
+        "warning: labels to be relayed, 2 partitions, kept 7 days; cleanup.policy is compact"
+    )
+
+
+def test_partitions_that_do_not_match_fail() -> None:
+    three = replace(facts("refunds"), partitions=3)
+
+    assert (
+        "it has 3 partitions and clicks has 2"
+        in relayed(facts("clicks"), cards=facts("cards"), refunds=three)["refunds"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("configs", "said"),
+    [
+        ({"retention_ms": 1_000}, "warning: it is kept 1 second and what is relayed into it 7 days"),
+        ({"max_message_bytes": 1_000}, "warning: it takes 1,000 bytes a record, and what is relayed"),
+        ({"message_timestamp_type": "LogAppendTime"}, "warning: message.timestamp.type is LogAppendTime"),
+        (
+            {"message_timestamp_before_max_ms": 5},
+            "failed: message.timestamp.before.max.ms is 5; expected no limit",
+        ),
+    ],
+)
+def test_an_events_topic_that_would_not_keep_or_take_what_is_relayed_is_told(
+    configs: dict[str, Any], said: str
+) -> None:
+    found = relayed(facts("clicks", **configs), cards=facts("cards"), refunds=facts("refunds"))
+
+    assert found["clicks"].startswith(said)
+
+
+def test_a_log_of_our_own_takes_and_keeps_all_that_its_sources_have() -> None:
+    sources = [
+        facts("a", retention_ms=5, max_message_bytes=10),
+        facts("b", retention_ms=7, max_message_bytes=20),
+    ]
+
+    configs = log_configs(sources)
+
+    assert configs["retention.ms"] == "7"
+    assert int(configs["max.message.bytes"]) > 20
+    assert log_configs([*sources, facts("c", retention_ms=-1)])["retention.ms"] == "-1"
