@@ -1,0 +1,328 @@
+"""The dashboard over made-up pipelines, in a real browser: what each part shows, and what it withstands."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from monitors.app.dashboard.view import TABS
+from tests.browser.conftest import Pretended, Viewer
+from tests.browser.pretend import HOSTILE, PIPELINES
+
+pytestmark = pytest.mark.browser
+
+#: Looks for what a screen reader stumbles over; returns sentences.
+ACCESSIBILITY = (Path(__file__).parent / "accessibility.js").read_text(encoding="utf-8")
+
+
+def ground(page: Page) -> tuple[int, ...]:
+    """The colour of the page."""
+    return tuple(
+        map(int, re.findall(r"\d+", page.evaluate("getComputedStyle(document.body).backgroundColor")))
+    )
+
+
+def test_overview_tells_how_each_pipeline_stands(browser: Browser, pretended: Pretended) -> None:
+    with Viewer(browser, pretended.address) as viewer:
+        page = viewer.open()
+
+        for name, word in {
+            "fraud": "Healthy",
+            "activity": "Needs a look",
+            "demand": "Critical",
+            "empty": "No data yet",
+            "silent": "Silent",
+            "away": "Kafka away",
+        }.items():
+            row = page.get_by_role("article", name=name)
+            expect(row.locator(".hr-badge").first).to_have_text(word)
+        expect(page.get_by_role("article", name="fraud")).to_contain_text("over majority")
+        expect(page.get_by_role("article", name="empty")).to_contain_text("headrace run empty.toml")
+        alert = page.get_by_role("alert").filter(has_text="dead-letter-budget")
+        expect(alert).to_contain_text("more than the budget of 100")
+        expect(alert).to_contain_text("min ago")
+        assert page.evaluate(ACCESSIBILITY) == []
+        expect(page.get_by_role("table", name="Notifications").get_by_role("row").nth(2)).to_contain_text(
+            "Failing"
+        )
+        viewer.fits()
+        viewer.shot("overview")
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_hostile_names_are_text_and_nothing_else(browser: Browser, pretended: Pretended, width: int) -> None:
+    with Viewer(browser, pretended.address, width=width, scheme="dark") as viewer:
+        page = viewer.open("/p/hostile")
+        for name in TABS.values():
+            viewer.tab(name)
+            if name == TABS["features"]:
+                expect(page.locator(".hr-watch")).to_have_count(len(HOSTILE))
+                for text in (HOSTILE[0], HOSTILE[1], HOSTILE[2], "pay‹202E›gpj.exe‹2066›"):
+                    expect(page.get_by_role("heading", name=text, exact=True)).to_be_visible()
+            if name in (TABS["data"], TABS["alerts"]):
+                for button in page.get_by_role("button", name="More about").all()[:9]:
+                    button.click()
+            if name == TABS["data"]:
+                expect(page.locator(".hr-details pre", has_text="{{constructor.constructor")).to_be_visible()
+            page.locator(".hr-panel > *").first.wait_for()
+            viewer.fits()
+            assert page.evaluate(
+                "window.hacked === undefined && !document.querySelector('img[src=x], .hr-main script')"
+            )
+            assert page.evaluate(ACCESSIBILITY) == []
+            viewer.shot(f"hostile-{width}-{name.split()[0].lower()}")
+
+
+def test_chart_has_its_drifts_a_sentence_and_a_table(browser: Browser, pretended: Pretended) -> None:
+    with Viewer(browser, pretended.address) as viewer:
+        page = viewer.open("/p/fraud")
+
+        expect(viewer.chart.locator("canvas")).to_be_visible()
+        assert int(viewer.chart.get_attribute("data-marks") or 0) >= 4
+        expect(viewer.chart).to_have_attribute(
+            "aria-label",
+            re.compile(
+                r"Accuracy over the last 1 h\. last 1,000: 0\.\d+ now, lowest 0\.\d+ at .*drifts, \d+ warning"
+            ),
+        )
+        line = page.get_by_role("group", name="Lines").get_by_role("button", name="no-change")
+        line.click()
+        expect(line).to_have_attribute("aria-pressed", "false")
+        page.get_by_role("button", name="Show as table").click()
+        table = page.get_by_role("region", name="Accuracy as a table")
+        expect(table.get_by_role("columnheader")).to_have_count(5)
+        assert table.get_by_role("row").count() > 50
+        page.get_by_role("button", name="Show chart").click()
+        viewer.chart.scroll_into_view_if_needed()
+        box = viewer.chart.bounding_box()
+        assert box is not None
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        expect(page.locator(".hr-tip")).to_contain_text("last 1,000")
+
+
+def test_zoom_fetches_finer_figures_and_stays(browser: Browser, pretended: Pretended) -> None:
+    with Viewer(browser, pretended.address) as viewer:
+        page = viewer.open("/p/wide?range=6h")
+        points = int(viewer.chart.get_attribute("data-points") or 0)
+
+        page.get_by_role("button", name="Zoom in").click()
+        expect(page.get_by_role("button", name="Zoom out")).to_be_enabled()
+        page.get_by_role("button", name="Later").click()
+        page.get_by_role("button", name="Zoom in").click()
+
+        expect(viewer.chart).not_to_have_attribute("data-points", str(points))
+        assert int(viewer.chart.get_attribute("data-points") or 0) > points
+        page.get_by_role("button", name="Whole range").click()
+        expect(page.get_by_role("button", name="Zoom out")).to_be_disabled()
+
+
+def test_drift_is_on_an_open_page_within_two_seconds(browser: Browser, pretended: Pretended) -> None:
+    with Viewer(browser, pretended.address) as viewer:
+        page = viewer.open("/p/fraud")
+        expect(viewer.chart.locator("canvas")).to_be_visible()
+        page.evaluate("window.same = true")
+        marks = int(viewer.chart.get_attribute("data-marks") or 0)
+
+        pretended.drift()
+        begun = time.monotonic()
+        row = page.get_by_role("row").filter(has_text="57.25")
+        expect(row.first).to_be_visible()
+        expect(viewer.chart).to_have_attribute("data-marks", str(marks + 1))
+
+        took = time.monotonic() - begun
+        assert took < 2.0 + 1.0, f"{took:.1f} s"  # a second of grace for a busy machine
+        assert page.evaluate("window.same")
+        expect(page.locator("p[aria-live=polite]")).to_have_text(
+            "New drift in fraud: feature:amount, partition 0."
+        )
+
+
+def test_alerts_are_filtered_and_the_address_tells_how(browser: Browser, pretended: Pretended) -> None:
+    with Viewer(browser, pretended.address) as viewer:
+        page = viewer.open("/p/activity?tab=alerts")
+        rows = page.locator("tbody tr[role=row]")
+        everything = rows.count()
+        filters = page.get_by_role("group", name="Filters")
+
+        filters.get_by_role("group", name="Kind").get_by_role("button", name="Drift").click()
+        expect(page).to_have_url(re.compile(r"\?tab=alerts&kind=drift$"))
+        expect(page.locator("tbody .hr-badge", has_text="Warning")).to_have_count(0)
+        assert 0 < rows.count() < everything
+        page.get_by_label("Partition").select_option("3")
+        expect(page).to_have_url(re.compile(r"partition=3"))
+        expect(rows.first).to_contain_text("partition 3")
+        page.get_by_role("searchbox").fill("nothing like it")
+        expect(page.get_by_role("heading", name="No alert fits these filters")).to_be_visible()
+        viewer.shot("alerts-none")
+        page.locator(".hr-notice").get_by_role("button", name="Clear filters").click()
+        expect(rows).to_have_count(everything)
+
+        viewer.open("/p/activity?tab=alerts&kind=incident&severity=warning")
+        expect(rows).to_have_count(1)
+        page.get_by_role("button", name="More about snapshot-failed").click()
+        expect(page.locator(".hr-details")).to_contain_text("Make room, or set [snapshots] location")
+        viewer.shot("alerts")
+
+
+def test_address_bar_goes_back_through_tabs(browser: Browser, pretended: Pretended) -> None:
+    with Viewer(browser, pretended.address) as viewer:
+        page = viewer.open("/p/fraud?range=6h")
+        viewer.tab("Partitions")
+        expect(page).to_have_url(re.compile(r"\?tab=partitions&range=6h$"))
+        viewer.tab("Learner")
+        page.go_back()
+        expect(page.get_by_role("tab", name="Partitions")).to_have_attribute("aria-selected", "true")
+        page.go_back()
+        expect(page.get_by_role("tab", name="Quality")).to_have_attribute("aria-selected", "true")
+        expect(page.get_by_role("button", name="6 h", exact=True)).to_have_attribute("aria-pressed", "true")
+
+
+def test_keyboard_reaches_everything(browser: Browser, pretended: Pretended) -> None:
+    with Viewer(browser, pretended.address) as viewer:
+        page = viewer.open("/p/fraud")
+        page.keyboard.press("Tab")
+        expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+        page.keyboard.press("Enter")
+        expect(page.locator("#main")).to_be_focused()
+
+        page.get_by_role("tab", name="Quality").focus()
+        page.keyboard.press("ArrowRight")
+        expect(page.get_by_role("tab", name="Alerts")).to_be_focused()
+        expect(page.get_by_role("tab", name="Alerts")).to_have_attribute("aria-selected", "true")
+        page.keyboard.press("End")
+        expect(page.get_by_role("tab", name="Learner")).to_be_focused()
+        page.keyboard.press("Home")
+        expect(page.get_by_role("tab", name="Quality")).to_have_attribute("aria-selected", "true")
+        page.get_by_role("button", name="15 min").focus()
+        page.keyboard.press("Enter")
+        expect(page).to_have_url(re.compile("range=15m"))
+
+
+def test_dark_follows_the_system_and_a_choice_is_remembered(browser: Browser, pretended: Pretended) -> None:
+    with Viewer(browser, pretended.address, scheme="dark") as viewer:
+        page = viewer.open("/p/fraud")
+        assert max(ground(page)[:3]) < 60
+        viewer.shot("dark")
+
+        page.get_by_role("button", name="Change to light").click()
+        assert min(ground(page)[:3]) > 200
+        viewer.open("/p/activity?tab=partitions")
+        assert min(ground(page)[:3]) > 200
+        page.get_by_role("button", name="Change to dark").click()
+        assert max(ground(page)[:3]) < 60
+
+
+@pytest.mark.parametrize("name", ["demand", "activity", "wide"])
+def test_phone_shows_every_tab_without_scrolling_to_the_side(
+    browser: Browser, pretended: Pretended, name: str
+) -> None:
+    with Viewer(browser, pretended.address, width=390) as viewer:
+        viewer.open(f"/p/{name}")
+        for tab in TABS.values():
+            viewer.tab(tab)
+            viewer.page.locator(".hr-panel > *").first.wait_for()
+            viewer.fits()
+            viewer.shot(f"phone-{name}-{tab.split()[0].lower()}")
+
+
+def test_partitions_are_sorted_by_a_click_and_one_leads_to_its_quality(
+    browser: Browser, pretended: Pretended
+) -> None:
+    with Viewer(browser, pretended.address) as viewer:
+        page = viewer.open("/p/wide?tab=partitions")
+        table = page.get_by_role("table", name="Partitions")
+        expect(table.get_by_role("rowheader")).to_have_count(50)
+        header = table.get_by_role("columnheader", name="Partition")
+        expect(header).to_have_attribute("aria-sort", "ascending")
+        header.get_by_role("button").click()
+        expect(header).to_have_attribute("aria-sort", "descending")
+        expect(table.get_by_role("rowheader").first).to_have_text("49")
+        viewer.shot("partitions")
+
+        table.get_by_role("rowheader").first.get_by_role("button").click()
+        expect(page).to_have_url(re.compile("partition=49"))
+        expect(page.get_by_label("Partition")).to_have_value("49")
+
+
+def test_metric_that_is_no_mean_is_shown_of_one_partition_and_says_so(
+    browser: Browser, pretended: Pretended
+) -> None:
+    with Viewer(browser, pretended.address) as viewer:
+        page = viewer.open("/p/activity?metric=macro_f1")
+        expect(page.locator(".hr-chart").first).to_contain_text("this is partition 0")
+        page.get_by_label("Metric").select_option("accuracy")
+        expect(page.locator(".hr-chart").first).to_contain_text("weighted by events")
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "todo"),
+    [
+        ("empty", "No worker has reported yet", "headrace run empty.toml"),
+        ("silent", "no worker has reported", "headrace run silent.toml"),
+        ("away", "can't be read", "start it with `headrace broker`"),
+    ],
+)
+def test_what_is_missing_is_told_with_what_to_do(
+    browser: Browser, pretended: Pretended, name: str, said: str, todo: str
+) -> None:
+    with Viewer(browser, pretended.address) as viewer:
+        page = viewer.open(f"/p/{name}")
+        expect(page.locator("main")).to_contain_text(said)
+        expect(page.locator("main")).to_contain_text(todo)
+        assert page.evaluate(ACCESSIBILITY) == []
+        viewer.shot(f"state-{name}")
+
+
+def test_unreadable_dead_letters_are_told_and_labels_are_told_by_state_and_delay(
+    browser: Browser, pretended: Pretended
+) -> None:
+    with Viewer(browser, pretended.address) as viewer:
+        page = viewer.open("/p/away?tab=data")
+        expect(page.get_by_role("heading", name="The dead letters can't be read now")).to_be_visible()
+
+        states = page.locator("section", has=page.get_by_role("heading", name="Labels since the start"))
+        for state in ("Joined", "Expired", "Early", "Late", "Unmatched", "Duplicate", "Conflicting"):
+            fact = states.locator("dl > div", has=page.locator("dt bdi", has_text=re.compile(f"^{state}$")))
+            expect(fact.locator("dd")).to_have_text(re.compile(r"^[\d,]+\s?\(\d+\.\d+ %\)$"))
+        delays = page.locator("section", has=page.get_by_role("heading", name="How long labels take"))
+        expect(delays.locator("li", has_text="up to 10 s")).to_have_text(re.compile(r"\d+, \d+\.\d %"))
+        expect(page.get_by_role("heading", name="Labels that did not fit")).to_be_visible()
+        viewer.shot("labels")
+
+
+def test_unknown_pipeline_lists_those_there_are(browser: Browser, pretended: Pretended) -> None:
+    with Viewer(browser, pretended.address, allowed="404") as viewer:
+        response = viewer.page.goto(f"{viewer.address}/p/%3Cimg%20src=x%20onerror=alert(1)%3E")
+        assert response is not None
+        assert response.status == 404
+        for name in PIPELINES:
+            expect(viewer.page.get_by_role("link", name=name, exact=True)).to_be_visible()
+        viewer.page.get_by_role("link", name="fraud", exact=True).click()
+        expect(viewer.page.get_by_role("heading", name="fraud", level=1)).to_be_visible()
+
+
+def test_fifty_partitions_with_100_000_points_stay_smooth(browser: Browser, pretended: Pretended) -> None:
+    with Viewer(browser, pretended.address) as viewer:
+        page = viewer.open("/p/wide?range=6h")
+        expect(viewer.chart.locator("canvas")).to_be_visible()
+        page.evaluate(
+            """() => {
+                window.long = [];
+                const keep = (list) => window.long.push(...list.getEntries().map((entry) => entry.duration));
+                new PerformanceObserver(keep).observe({ entryTypes: ["longtask"] });
+            }"""
+        )
+        viewer.chart.scroll_into_view_if_needed()
+        box = viewer.chart.bounding_box()
+        assert box is not None
+        for step in range(60):
+            page.mouse.move(box["x"] + 60 + step * (box["width"] - 120) / 60, box["y"] + box["height"] / 2)
+        page.wait_for_function("document.querySelector('.hr-tip') !== null")
+        tasks: list[Any] = page.evaluate("window.long")
+        assert all(task < 500 for task in tasks), tasks
+        viewer.shot("wide")
