@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -37,7 +38,17 @@ def peak_rss_mib() -> float:
     return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
 
 
-def report(events: int, began: Reading, ended: Reading, **more: float | int | str) -> None:
+def events_a_second(report: dict[str, Any]) -> float:
+    """Events a second, of what a process reported."""
+    return float(report["events"] / report["seconds"])
+
+
+def cpu_an_event(report: dict[str, Any]) -> float:
+    """Microseconds of CPU an event, of what a process reported."""
+    return float(report["cpu_seconds"] / report["events"] * 1e6)
+
+
+def report(events: int, began: Reading, ended: Reading, **more: object) -> None:
     """Print what was measured as one line of JSON, the last one of this process."""
     body = {
         "events": events,

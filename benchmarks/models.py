@@ -15,3 +15,8 @@ def hoeffding_tree() -> base.Classifier:
 
 def random_forest() -> base.Classifier:
     return forest.ARFClassifier(n_models=10, seed=42)
+
+
+def grown_forest() -> base.Classifier:
+    """A forest that is large soon and hardly grows from then on, for its leaves lie at most nine splits deep."""
+    return forest.ARFClassifier(n_models=10, max_depth=9, seed=42)

@@ -27,8 +27,8 @@ watch = "error"
 detector = "adwin"
 
 [worker]
-instance = "bench"
-"""
+instance = "{instance}"
+{more}"""
 OUTPUTS = ("predictions", "alerts", "dead-letters", "status")
 
 
@@ -39,17 +39,32 @@ class MeasuredPipeline:
         folder: Where the file goes.
         name: Of the pipeline; a new one begins at the first event.
         model: `package.module:function`, or a learner's name.
+        more: Further lines for the end of the settings file, which is within `[worker]`.
     """
 
-    def __init__(self, folder: Path, name: str, servers: str, events: str, model: str) -> None:
+    def __init__(
+        self, folder: Path, name: str, servers: str, events: str, model: str, *, more: str = ""
+    ) -> None:
+        self.name = name
         self._servers = servers
+        self._folder = folder
         self._topics = [f"{name}.{output}" for output in OUTPUTS]
         self.predictions = self._topics[0]
-        self.settings = folder / f"{name}.toml"
-        learner = f'build = "{model}"' if ":" in model else f'use = "{model}"'
-        text = TEMPLATE.format(name=name, servers=servers, events=events, learner=learner)
-        self.settings.write_text(text, encoding="utf-8")
+        self._values = {
+            "name": name,
+            "servers": servers,
+            "events": events,
+            "learner": f'build = "{model}"' if ":" in model else f'use = "{model}"',
+            "more": more,
+        }
+        self.settings = self.settings_of("bench")
         create_topics(servers, *self._topics)
+
+    def settings_of(self, instance: str) -> Path:
+        """The settings file of a worker of its own name."""
+        path = self._folder / f"{self.name}-{instance}.toml"
+        path.write_text(TEMPLATE.format(instance=instance, **self._values), encoding="utf-8")
+        return path
 
     def close(self) -> None:
         """Let the broker have its disk back."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import median
 
 from benchmarks.children import ROOT
 from stream.broker import KAFKA_VERSION
@@ -46,6 +47,16 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [heads, *rows]
     shown = [f"| {' | '.join(line)} |" for line in lines]
     return "\n".join([shown[0], "|" + "---|" * len(heads), *shown[1:]])
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Median and range.
+
+    Example:
+        >>> spread([0.5, 0.25, 1.0], 2)
+        '0.50 (0.25 to 1.00)'
+    """
+    return f"{median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 def circumstances(command: str, packages: Sequence[str]) -> str:

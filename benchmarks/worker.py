@@ -3,8 +3,9 @@
     python -m benchmarks.worker SETTINGS [--relay]
 
 Measured from the moment records are first asked for to the end of the last commit: imports, joining the group and
-leaving it are not counted, fetching and all of librdkafka's threads are. With `--relay` the pipeline is replaced by
-one that gives back bytes of the same size: what is left is the worker's loop and librdkafka.
+leaving it are not counted, fetching and all of librdkafka's threads are, and so are snapshots if the settings have
+them. With `--relay` the pipeline is replaced by one that gives back bytes of the same size, without snapshots: what is
+left is the worker's loop and librdkafka.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.meter import Reading, report
-from stream.build import WriterSlot, new_pipeline, spare_the_collector, worker_policy
-from stream.kafka_log import KafkaLog
+from stream.build import WriterSlot, new_pipeline, open_keeper, spare_the_collector, worker_policy
+from stream.kafka.log import KafkaLog
 from stream.pipeline import Pipeline
 from stream.records import Output, Record
 from stream.settings import Settings, load_settings
+from stream.snapshots.keeper import SnapshotKeeper, Taken
 from stream.worker import Worker
 
 
@@ -48,6 +51,9 @@ class Relay:
         self._pipeline = pipeline
         self._outputs: Sequence[Output] | None = None
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pipeline, name)  # all else that a worker asks of a pipeline
+
     def process(self, record: Record) -> Sequence[Output]:
         if self._outputs is None:
             self._outputs = self._pipeline.process(record)
@@ -56,9 +62,23 @@ class Relay:
         return self._outputs
 
 
+def watched(keeper: SnapshotKeeper, taken: list[Taken]) -> SnapshotKeeper:
+    """The keeper, with a list of all that it has taken."""
+    collect = keeper.collect
+
+    def collect_and_note() -> list[Taken]:
+        found = collect()
+        taken.extend(found)
+        return found
+
+    keeper.collect = collect_and_note  # type: ignore[method-assign]  # as `open_keeper` wires it otherwise
+    return keeper
+
+
 def main(settings: Settings, *, relay: bool) -> None:
     slot = WriterSlot(settings)
     pipelines: list[Pipeline] = []
+    taken: list[Taken] = []
 
     def pipeline() -> Pipeline:
         made = new_pipeline(settings)
@@ -67,22 +87,33 @@ def main(settings: Settings, *, relay: bool) -> None:
 
     try:
         log = MeasuredLog(settings, slot.writer)
-        worker = Worker(log, worker_policy(settings, stop_at_end=True), pipeline, should_stop=lambda: False)
+        keeper = watched(open_keeper(settings), taken) if settings.snapshots.enabled and not relay else None
+        policy = worker_policy(settings, stop_at_end=True)
+        worker = Worker(log, policy, pipeline, keeper, should_stop=lambda: False)
         spare_the_collector()
         worker.run()
     finally:
         slot.release()
     if log.began is None or log.ended is None:
         raise SystemExit("nothing was committed")
+    for failed in (item for item in taken if item.name is None):
+        raise SystemExit(f"no snapshot at {failed.next_offset}: {failed.reason}")
     states = [pipeline.state for pipeline in pipelines]
+    events = sum(state.events for state in states)
     accuracy = states[0].prequential.values()["accuracy"]["value"]
     report(
-        sum(state.events for state in states),
+        events,
         log.began,
         log.ended,
         commits=log.commits,
         dead_letters=sum(state.dead_letters for state in states),
         accuracy=-1.0 if accuracy is None else accuracy,
+        # That of the worker's end comes after what is measured.
+        snapshots=[
+            {"bytes": item.size, "pause_seconds": item.pause_seconds, "seconds": item.seconds}
+            for item in taken
+            if item.next_offset < events
+        ],
     )
 
 

@@ -252,7 +252,7 @@ def section(made: str, body: str, *, rounds: int, quick: bool, with_quix: bool) 
 
 Scaler and logistic regression, accuracy and ADWIN on the error, 10 numeric features, JSON both ways, events waiting in
 a topic of one partition; from the first event to the last flush or commit. Each loop is as its own documentation would
-have it (`benchmarks/clients/`); only Headrace restores its state, takes bad records and reports. Median of
+have it (`benchmarks/clients/`); only Headrace keeps snapshots of its state, takes bad records and reports. Median of
 {rounds} rounds in which all take turns. Latency: from produce to a `read_committed` reader, one run each.
 
 {body}
