@@ -1,4 +1,4 @@
-"""Pages of `docs/reference` that are written from the code: settings, learners, metrics, detectors, command line.
+"""Pages of `docs/reference` that are written from the code: settings, learners, metrics, command line and so on.
 
 `python -m stream.reference docs/reference` writes them; a test sees that they are current.
 """
@@ -19,8 +19,17 @@ from typer.testing import CliRunner
 from learners.learner import TASKS
 from learners.registry import LEARNERS, LearnerSpec
 from monitors import DETECTORS, METRICS
+from monitors.fleet.watchdogs import Bounds, Watchdog
+from monitors.telemetry import Family, Teller, families
 from stream.cli import app
-from stream.errors import ConfigError, EnvironmentRefused, FencedError, HeadraceError
+from stream.errors import (
+    ConfigError,
+    DeadLetterBudgetSpent,
+    EnvironmentRefused,
+    FencedError,
+    HeadraceError,
+    ResourcesExhausted,
+)
 from stream.settings import Settings
 from stream.settings.tree import section_of
 from stream.settings.words import expected, header, shown
@@ -39,7 +48,8 @@ def settings_page() -> str:
         "",
         "A setting also comes from the environment, which wins over the file: `HEADRACE_TASK`, "
         "`HEADRACE_KAFKA__BOOTSTRAP_SERVERS`, in general `HEADRACE_SECTION__KEY`. Lists and tables are "
-        "written as JSON (`HEADRACE_METRICS__USE='[\"accuracy\"]'`, `HEADRACE_DRIFT` for all detectors); an "
+        "written as JSON (`HEADRACE_METRICS__USE='[\"accuracy\"]'`, `HEADRACE_DRIFT` for all detectors, "
+        "`HEADRACE_NOTIFICATIONS` for all channels); an "
         "empty variable counts as not set; a variable that names no setting is a mistake.",
     ]
     plain = {name: field for name, field in Settings.model_fields.items() if section_of(field) is None}
@@ -172,6 +182,13 @@ def detectors_page() -> str:
             [
                 ["`error`", "0 or 1; regression: the absolute error", "the label", "every task"],
                 ["`label`", "0 or 1; regression: the number", "the label", "binary, regression"],
+                ["`label:CLASS`", "1 if the label is that class, else 0", "the label", "multiclass"],
+                [
+                    "`label_delay`",
+                    "seconds of event time from a question to its label; negative: the label came first",
+                    "a label in a record of its own",
+                    "every task",
+                ],
                 ["`prediction`", "0 or 1; regression: the number", "the features", "binary, regression"],
                 [
                     "`feature:NAME`",
@@ -182,7 +199,8 @@ def detectors_page() -> str:
             ],
         ),
         "",
-        "*Any number*: it may watch anything. *0 and 1*: it may not watch a feature, and nothing of a regression.",
+        "*Any number*: it may watch anything. *0 and 1*: it may watch neither a feature nor the label delay, and "
+        "nothing of a regression.",
         "",
         *_table(
             ["name", "takes", "warns first", "what it is"],
@@ -233,7 +251,7 @@ def command_line_page() -> str:
         "",
         "## Exit codes",
         "",
-        "A command that fails says why in a sentence on standard error, and ends with one of these.",
+        "A command that fails says why in the last line on standard error, and ends with one of these.",
         "",
         *_table(
             ["exit code", "meaning"],
@@ -244,7 +262,8 @@ def command_line_page() -> str:
                 ],
                 [
                     f"{HeadraceError.exit_code}",
-                    "`check` found something that a worker can't run with; or a bug: the last lines say where.",
+                    "A bug: a traceback, and a last line that says on which record. Or `backtest --verify` found a "
+                    "difference.",
                 ],
                 [
                     f"{ConfigError.exit_code}",
@@ -252,17 +271,124 @@ def command_line_page() -> str:
                 ],
                 [
                     f"{EnvironmentRefused.exit_code}",
-                    "Kafka is not as the pipeline needs it: broker, topics, permissions or offsets.",
+                    "Kafka is not as the pipeline needs it: broker, topics, permissions or offsets. Of `notify-test`: "
+                    "a channel did not take the message.",
                 ],
                 [
                     f"{FencedError.exit_code}",
                     "Another process uses this worker's transactional id: give each its own `[worker] instance`.",
                 ],
-                ["128 + n", "With `--workers`: a worker was ended by signal n (137: killed)."],
+                [
+                    f"{DeadLetterBudgetSpent.exit_code}",
+                    "More dead letters than `[worker] dead_letter_budget`: mend the producer or `[event]`.",
+                ],
+                [
+                    f"{ResourcesExhausted.exit_code}",
+                    "Memory, disk, files or stack ran out while a record was processed: give the worker more.",
+                ],
+                [
+                    "128 + n",
+                    "With `--workers`: the worker that it gave up on was ended by signal n (137: killed). If that one "
+                    "ended by itself, its own exit code.",
+                ],
             ],
         ),
     ]
     return "\n".join(lines) + "\n"
+
+
+def prometheus_page() -> str:
+    """Every family of series at the `/metrics` of a worker and of the monitor, in Markdown."""
+    lines = [
+        "# Prometheus metrics",
+        "",
+        f"{WRITTEN_BY} `monitors/telemetry.py`. [How to scrape them](../how-to/scrape-with-prometheus.md).",
+        "",
+        "Labels have values from the settings or from short lists, never from events, and at most 200 characters. Of",
+        "their processes a worker and the monitor also export `process_resident_memory_bytes`,",
+        "`process_cpu_seconds_total` and the others that every Prometheus client has.",
+        "",
+        "## Of a worker",
+        "",
+        "At `/metrics`, beside `/healthz` (`[health] host` and `port`).",
+        "",
+        "* Counters of a partition are of what this worker has *committed* since it began. What it replays and what is",
+        "  aborted counts for nothing, so the rates of all workers add up to what happened.",
+        "* `partition` is that of the events topic. A partition that leaves the worker leaves its `/metrics`.",
+        "* *As of the last status*: at most `[worker] status_interval_seconds` old; absent until there is one.",
+        "",
+        *_families_table("worker"),
+        "",
+        "## Of the monitor",
+        "",
+        "At `/metrics` beside the dashboard, with the same token (`Authorization: Bearer TOKEN`). Counters are of what",
+        "it has seen since it began, history included.",
+        "",
+        *_families_table("monitor"),
+    ]
+    for spec in (family.value for family in Family):
+        lines += ["", f"## {spec.name}", "", spec.meaning]
+        if spec.buckets:
+            lines += ["", f"Buckets: {', '.join(f'{bound:,g}' for bound in spec.buckets)} {spec.unit}."]
+        if spec.remedy:
+            lines += ["", f"**When it is bad.** {spec.remedy}"]
+    return "\n".join(lines) + "\n"
+
+
+def _families_table(teller: Teller) -> list[str]:
+    return _table(
+        ["name", "kind", "labels", "what it says"],
+        (
+            [
+                f"[`{spec.name}`](#{spec.name})",
+                spec.kind,
+                ", ".join(f"`{label}`" for label in spec.labels),
+                spec.meaning.partition(": ")[0].partition(". ")[0].removesuffix("."),
+            ]
+            for spec in (family.value for family in families(teller))
+        ),
+    )
+
+
+def watchdogs_page() -> str:
+    """Every watchdog of the monitor, in Markdown."""
+    lines = [
+        "# Watchdogs",
+        "",
+        f"{WRITTEN_BY} `monitors/fleet/watchdogs.py`.",
+        "",
+        "`headrace monitor` looks by the wall clock for what no worker tells of. What a watchdog finds is an",
+        "[incident](records.md#incident) on the alerts topic, by the worker `monitor`: one when it opens, one when it",
+        "is over. A monitor that restarts goes on from there and tells nothing twice.",
+        "",
+        "* Each has a bound in `[watchdogs]` of the [settings](settings.md#watchdogs), called *so long*, *so many* or",
+        "  *so much* below; 0 switches it off.",
+        "* Each partition is judged by itself, from its status records, and only while they come: of a silent",
+        "  partition `worker-gone` is told, and all else stays as it was.",
+        "* Nothing is judged in the first minute of a monitor, or after it was away from the brokers.",
+        "* An incident closes when its condition has been clearly over for 30 s, so that none flaps.",
+        "",
+        *_table(
+            ["name", "severity", "bound", "default"],
+            (
+                [
+                    f"[`{spec.name}`](#{spec.name})",
+                    spec.severity,
+                    f"`{spec.bound}`",
+                    f"`{_bound(spec.bound)}`",
+                ]
+                for spec in (watchdog.value for watchdog in Watchdog)
+            ),
+        ),
+    ]
+    for spec in (watchdog.value for watchdog in Watchdog):
+        lines += ["", f"## {spec.name}", "", spec.meaning]
+        lines += ["", f"**Over when.** {spec.over}", "", f"**What to do.** {spec.remedy}"]
+    return "\n".join(lines) + "\n"
+
+
+def _bound(name: str) -> str:
+    return f"{getattr(Bounds(), name):g}" if name != "lag_records" else str(Bounds().lag_records)
 
 
 def commands() -> list[list[str]]:
@@ -302,6 +428,8 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "learners.md": learners_page,
     "metrics.md": metrics_page,
     "detectors.md": detectors_page,
+    "prometheus.md": prometheus_page,
+    "watchdogs.md": watchdogs_page,
     "command-line.md": command_line_page,
 }
 

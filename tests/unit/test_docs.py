@@ -2,6 +2,7 @@
 
 import ast
 import doctest
+import random
 import re
 import shlex
 import sys
@@ -9,19 +10,26 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import orjson
 import pytest
 import trustme
 import typer
+from river import datasets
 
-from monitors import Alert, Status
+from monitors import Alert, DriftMonitor, DriftWatch, Incident, Status, label_health
+from monitors.labels import LABEL_COUNTS
+from monitors.notify.sender import problems
 from stream import errors, reference
 from stream.build import new_pipeline
 from stream.cli import app
+from stream.notifications import channels_of
 from stream.records import Record
 from stream.settings import Settings, load_settings
+from stream.tools.cluster import Found
+from stream.tools.outcomes import Buffer, Desk, Export, Wanted
+from stream.tools.table import STATES, ParquetSink, columns, replaced
 from tests.integration.conftest import _chain, _key
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +96,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "client.pem").write_text(_chain(client))
     (tmp_path / "client.key").write_text(_key(client))
     (tmp_path / "kafka-password").write_text("secret")
+    (tmp_path / "snapshots.key").write_text("0123456789abcdef" * 4)
+    (tmp_path / "mail-url").write_text("mailtos://headrace:secret@mail.example.org?to=ops@example.org")
+    (tmp_path / "webhook-url").write_text("jsons://example.org/hooks/secret")
     return tmp_path
 
 
@@ -105,6 +116,32 @@ def test_every_settings_file_in_the_docs_can_be_used(block: Block, folder: Path)
     settings = load_settings(_written(folder / "settings.toml", text), {})
 
     assert settings.topics.predictions
+
+
+#: Addresses that settings in the docs take from the environment.
+ADDRESSES = {
+    "SLACK_URL": "slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ/#alerts",
+    "PAGERDUTY_URL": "pagerduty://A1BRTD4JD@TIiajkdnlazkcOXrIdevi7FQ",
+}
+
+
+@pytest.mark.parametrize("block", [it for it in blocks("toml") if "[[notifications]]" in it.values[0].text])
+def test_every_channel_in_the_docs_can_be_used(block: Block, folder: Path) -> None:
+    text = 'name = "fraud"\ntask = "binary"\n' + block.text + "".join(REST.values())
+    settings = load_settings(_written(folder / "settings.toml", text), {})
+
+    assert len(channels_of(settings, ADDRESSES)) == len(settings.notifications)
+
+
+ADDRESS = re.compile(r"`([a-z]+://[^`<…]+)`")
+
+
+def test_every_address_in_the_docs_is_one_that_apprise_takes() -> None:
+    page = (ROOT / "docs" / "how-to" / "get-notified.md").read_text(encoding="utf-8")
+    addresses = ADDRESS.findall(page)
+
+    assert len(addresses) >= 5
+    assert [(address, problems(address)) for address in addresses if problems(address)] == []
 
 
 def _file_name(block: Block) -> str:
@@ -213,8 +250,53 @@ def test_every_command_in_the_docs_exists_with_its_options(words: list[Any]) -> 
 # --- Python ----------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `outcomes.parquet` as `headrace outcomes` writes it: labels half a day late, some late or lost."""
+    folder = tmp_path_factory.mktemp("notebook")
+    settings = Settings.model_validate(
+        {
+            "name": "phishing",
+            "task": "binary",
+            "topics": {"events": "phishing", "outcomes": "phishing.outcomes"},
+            "event": {"time": "at", "max_ahead_seconds": 1e12},
+            "labels": {"expire_after_seconds": 2 * 86_400},
+            "learner": {"use": "logistic-regression"},
+        }
+    )
+    chance = random.Random(42)
+    at: float
+    events: list[tuple[float, dict[str, Any]]] = []
+    data_set: Any = datasets.Phishing
+    for number, (x, y) in enumerate(data_set()):
+        at = 1_790_000_000 + 600 * number
+        events.append((at, {"id": number, "at": at, "features": x}))
+        if chance.random() < 0.95:
+            late = at + chance.expovariate(1 / 43_200)
+            events.append((late, {"id": number, "at": late, "label": y}))
+    pipeline, written = new_pipeline(settings), 0
+    desk = Desk("binary", Wanted(), Export(topic="phishing.outcomes", output=None), expire_after_seconds=0)
+    with replaced(folder / "outcomes.parquet") as file:
+        sink = ParquetSink(file, columns("binary"))
+        buffer = Buffer(sink)
+        for offset, (at, event) in enumerate(sorted(events, key=lambda item: item[0])):
+            for output in pipeline.process(Record(0, offset, int(at * 1_000), None, orjson.dumps(event))):
+                if output.to == "outcomes":
+                    found = Found("phishing.outcomes", 0, written, int(at * 1_000), None, output.value, ())
+                    row = desk.outcome(found)
+                    assert row is not None
+                    buffer.add(row, 0)
+                    written += 1
+        buffer.flush()
+        sink.close()
+    return folder
+
+
 @pytest.mark.parametrize("block", blocks("pycon"))
-def test_every_python_session_in_the_docs_prints_what_it_shows(block: Block) -> None:
+def test_every_python_session_in_the_docs_prints_what_it_shows(
+    block: Block, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(exported)
     test = doctest.DocTestParser().get_doctest(block.text, {}, block.place, str(block.page), block.line)
     runner = doctest.DocTestRunner(verbose=False)
 
@@ -240,7 +322,7 @@ def test_every_json_example_is_json(block: Block) -> None:
 
 
 def test_every_block_says_what_it_is() -> None:
-    known = {"toml", "console", "pycon", "python", "json", "text", "csv"}
+    known = {"toml", "console", "pycon", "python", "json", "text", "csv", "yaml", "promql"}
 
     assert [block.place for block in BLOCKS if block.language not in known] == []
 
@@ -304,6 +386,7 @@ def outputs() -> dict[str, list[Any]]:
     values += [
         orjson.dumps({"amount": 1.0, "is_fraud": i > 60 or i % 10 == 0, "country": "DE"}) for i in range(90)
     ]
+    values.append(b'{"tx": "a", "amount": 1.0}')
     for offset, value in enumerate(values):
         for output in pipeline.process(Record(3, offset, 1_000 * offset, b"k", value)):
             found.setdefault(output.to, []).append(output)
@@ -318,8 +401,90 @@ def test_every_field_of_an_output_is_documented_and_shown(
 ) -> None:
     written = list(orjson.loads(outputs[kind][0].value))
 
-    assert documented(section) == written
+    assert documented(section) == [*written, "duplicate_of"] if kind == "predictions" else written
     assert list(example(section)) == written
+
+
+def test_a_repeated_prediction_has_the_fields_that_are_documented(outputs: dict[str, list[Any]]) -> None:
+    repeated = orjson.loads(outputs["predictions"][-1].value)
+    how_to = rows_of_table("docs/how-to/read-predictions.md", "What is in it")
+
+    assert sorted(repeated) == sorted(documented("Prediction"))
+    assert sorted(repeated) == sorted(name for row in how_to for name in re.findall(r"`(\w+)`", row[0]))
+
+
+def rows_of_table(page: str, heading: str) -> list[list[str]]:
+    """The cells of the first table below a heading of a page."""
+    text = (ROOT / page).read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
+
+
+def test_every_state_of_a_label_is_in_the_table_with_where_it_is_counted() -> None:
+    rows = rows_of_table("docs/how-to/late-labels.md", "All states")
+
+    assert {row[0].strip("`") for row in rows} == {"pending", *STATES}
+    counted = {name for row in rows for name in re.findall(r"`(\w+)`", row[2])}
+    assert counted == {*LABEL_COUNTS} - {"questions"}
+    assert all(len(row) == 5 and all(row) for row in rows)
+
+
+def test_every_column_of_an_export_is_documented() -> None:
+    rows = rows_of_table("docs/how-to/outcomes-in-a-notebook.md", "The columns")
+
+    assert rows == [[f"`{column.name}`", column.meaning] for column in columns("binary")]
+
+
+LATE_LABELS = [it for it in blocks("toml") if it.values[0].page.name == "late-labels.md"]
+
+
+def test_each_business_has_a_policy() -> None:
+    assert len(LATE_LABELS) == 4
+
+
+@pytest.mark.parametrize("block", LATE_LABELS)
+def test_a_pipeline_can_be_made_of_the_policy_of_each_business(block: Block, folder: Path) -> None:
+    given = tomllib.loads(block.text)
+    top = "" if "name" in given else 'name = "fraud"\ntask = "binary"\n'
+    rest = "".join(section for name, section in REST.items() if name not in given)
+
+    settings = load_settings(_written(folder / "settings.toml", top + block.text + rest), {})
+    policy = new_pipeline(settings).state.labels.policy
+
+    assert policy.expire_after_seconds == given["labels"]["expire_after_seconds"]
+    assert policy.silence is given["labels"].get("silence")
+
+
+def test_the_example_with_a_payment_comes_out_as_it_is_shown() -> None:
+    settings = Settings.model_validate(
+        {
+            "name": "fraud",
+            "task": "binary",
+            "topics": {"events": "payments", "outcomes": "fraud.outcomes"},
+            "event": {"time": "at", "label": "chargeback", "features": ("amount",)},
+            "labels": {"expire_after_seconds": 30 * 86_400, "silence": False, "conflict": "correct"},
+            "learner": {"use": "logistic-regression"},
+        }
+    )
+    events: list[dict[str, object]] = [
+        {"id": "p1", "at": "2026-11-01T10:00:00Z", "amount": 12.5},
+        {"id": "p2", "at": "2026-11-01T10:01:00Z", "amount": 990},
+        {"id": "p2", "at": "2026-11-18T09:00:00Z", "chargeback": True},
+        {"id": "p2", "at": "2026-11-25T09:00:00Z", "chargeback": False},
+        {"id": "p3", "at": "2026-12-01T10:00:01Z", "amount": 40},
+        {"id": "p1", "at": "2026-12-09T12:00:00Z", "chargeback": True},
+    ]
+    pipeline = new_pipeline(settings)
+    written = [
+        output.value
+        for offset, event in enumerate(events)
+        for output in pipeline.process(Record(0, offset, 2_000_000_000_000, None, orjson.dumps(event)))
+        if output.to == "outcomes"
+    ]
+
+    page = (ROOT / "docs" / "how-to" / "late-labels.md").read_text(encoding="utf-8")
+    shown = page.partition("```json\n")[2].partition("```")[0]
+    assert shown.encode().splitlines() == written
 
 
 def test_every_header_of_a_dead_letter_is_documented(outputs: dict[str, list[Any]]) -> None:
@@ -331,6 +496,20 @@ def test_every_header_of_a_dead_letter_is_documented(outputs: dict[str, list[Any
 def test_every_field_of_a_status_and_of_an_alert_is_documented() -> None:
     assert documented("Status") == [item.name for item in fields(Status)]
     assert documented("Alert") == [item.name for item in fields(Alert)]
+    assert documented("Incident") == [item.name for item in fields(Incident)]
+
+
+def test_every_share_of_label_health_is_documented_and_shown() -> None:
+    assert documented("Label health") == list(example("Label health")) == list(label_health({}))
+
+
+def test_every_field_of_a_drift_watch_is_documented_and_shown() -> None:
+    monitor = DriftMonitor([DriftWatch("feature:amount")], "binary", seed=1)
+    monitor.predicted({"amount": 1.5}, None, at=0)
+    (written,) = monitor.status()
+
+    assert documented("Drift watch") == list(example("Drift watch")) == list(written)
+    assert list(cast(Any, example("Drift watch")["distribution"])) == list(cast(Any, written["distribution"]))
 
 
 # --- Words -----------------------------------------------------------------------------------------------
