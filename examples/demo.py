@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -144,18 +144,31 @@ def send(settings: Settings, rows: Rows, partitions: int, progress: Progress) ->
 
 
 def read_topic(
-    settings: Settings, topic: str, partitions: int, isolation: str = "read_committed"
-) -> Iterator[Any]:
-    """All records of a topic that are visible now, and None whenever there is nothing for a moment; never ends."""
+    settings: Settings,
+    topic: str,
+    partitions: int,
+    is_complete: Callable[[], bool],
+    isolation: str = "read_committed",
+) -> Generator[Any]:
+    """The records of a topic, and None whenever there is nothing for a moment.
+
+    Once `is_complete` says that nobody writes to it any more, it is read up to the end it has then.
+    """
     consumer = KafkaConsumer(
         **kafka_python_config(settings.kafka),
         isolation_level=isolation,
         auto_offset_reset="earliest",
         group_id=None,
     )
+    places = [TopicPartition(topic, partition) for partition in range(partitions)]
+    ends: dict[TopicPartition, int] = {}
     try:
-        consumer.assign([TopicPartition(topic, partition) for partition in range(partitions)])
+        consumer.assign(places)
         while True:
+            if not ends and is_complete():
+                ends = consumer.end_offsets(places)
+            if ends and all(consumer.position(place) >= ends[place] for place in places):
+                return
             found = consumer.poll(timeout_ms=300)
             for records in found.values():
                 yield from records
@@ -171,21 +184,24 @@ def run_worker(settings: Settings, rows: int, partitions: int, logs: Path, progr
     task = progress.add_task("predictions read", total=rows)
     predictions: list[Any] = []
     command = [sys.executable, "-P", "-m", "stream.cli", "run", str(settings.path), "--stop-at-end"]
-    environ = clean_environ() | {"HEADRACE_KAFKA__BOOTSTRAP_SERVERS": settings.kafka.bootstrap_servers}
+    environ = clean_environ() | {
+        "HEADRACE_KAFKA__BOOTSTRAP_SERVERS": settings.kafka.bootstrap_servers,
+        "HEADRACE_SNAPSHOTS__LOCATION": str(logs / "snapshots"),
+    }
     deadline = time.monotonic() + PATIENCE
-    reading = read_topic(settings, settings.topics.predictions, partitions)
     with log.open("wb") as file, subprocess.Popen(command, env=environ, stdout=file, stderr=file) as worker:
+        reading = read_topic(
+            settings, settings.topics.predictions, partitions, lambda: worker.poll() is not None
+        )
         try:
             for record in reading:
                 if record is not None:
                     predictions.append(record)
                     progress.update(task, completed=len(predictions))
-                elif worker.poll() is not None:
-                    break  # it has ended, and after that there was nothing more to read
                 elif time.monotonic() > deadline:
                     raise DemoFailed(f"the worker was not done after {PATIENCE:.0f} s\n{tail(log)}")
         finally:
-            reading.close()  # type: ignore[attr-defined]  # a generator
+            reading.close()
             if worker.poll() is None:
                 worker.terminate()
                 try:
@@ -201,14 +217,8 @@ def read_to_end(
     settings: Settings, topic: str, partitions: int, isolation: str = "read_committed"
 ) -> list[Any]:
     """All records of a topic that nobody writes to any more."""
-    found = []
-    reading = read_topic(settings, topic, partitions, isolation)
-    for record in reading:
-        if record is None:
-            break
-        found.append(record)
-    reading.close()  # type: ignore[attr-defined]  # a generator
-    return found
+    reading = read_topic(settings, topic, partitions, lambda: True, isolation)
+    return [record for record in reading if record is not None]
 
 
 def stream_rows(settings: Settings, rows: Rows, partitions: int, logs: Path, progress: Progress) -> Read:

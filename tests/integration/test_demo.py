@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # psutil ships no types
 import pytest
 
+from tests.support import wait_until
+
 pytestmark = pytest.mark.integration
 
-DEMO = [sys.executable, str(Path(__file__).parents[2] / "examples" / "demo.py")]
+EXAMPLES = Path(__file__).parents[2] / "examples"
+DEMO = [sys.executable, str(EXAMPLES / "demo.py")]
+LIVE = [sys.executable, str(EXAMPLES / "demo_live.py"), "--port", "0"]
 
 
-@pytest.mark.parametrize("options", [[], ["--dataset", "images", "--partitions", "2", "--no-drifts"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        pytest.param(["--dataset", "images", "--partitions", "2", "--no-drifts"], marks=pytest.mark.full),
+    ],
+)
 def test_the_demo_ends_by_itself_with_equal_numbers(
     options: list[str], kafka_installed: None, tmp_path: Path
 ) -> None:
@@ -53,3 +65,39 @@ def test_ctrl_c_leaves_no_process_behind(kafka_installed: None, tmp_path: Path) 
     assert running.returncode == 130
     assert "java" in names
     assert not psutil.wait_procs(children, timeout=20)[1]
+
+
+@pytest.mark.full
+def test_the_live_demo_shows_both_pipelines_until_ctrl_c(kafka_installed: None, tmp_path: Path) -> None:
+    with subprocess.Popen(
+        LIVE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        start_new_session=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    ) as running:
+        assert running.stdout is not None
+        address = ""
+        for line in running.stdout:
+            address = line.removeprefix("Dashboard: ").strip() if line.startswith("Dashboard: ") else address
+            if line.startswith("Ctrl-C"):
+                break
+        assert address
+
+        def moving() -> bool:
+            with urllib.request.urlopen(f"{address}api/pipelines", timeout=30) as answer:
+                return all(line["events"] > 0 and line["learned"] > 0 for line in json.load(answer))
+
+        wait_until(moving, "both pipelines learn")
+        children = psutil.Process(running.pid).children(recursive=True)
+        assert len(children) >= 4  # the broker, two workers, the monitor
+
+        os.killpg(running.pid, signal.SIGINT)
+
+        rest = running.stdout.read()
+        assert running.wait(60) == 0
+    assert rest.strip() == "Stopped."
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert alive == []
+    assert not list(tmp_path.iterdir())
