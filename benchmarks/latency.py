@@ -12,6 +12,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from benchmarks.children import run_child
 from benchmarks.events import FEATURES, event
+from benchmarks.topics import IN_ORDER
 
 #: Seconds that a worker gets for its first prediction.
 START_SECONDS = 90.0
@@ -35,7 +36,7 @@ def measure_latency(
     """
     rng = random.Random(11)
     weights = [rng.gauss(0.0, 1.0) for _ in range(FEATURES)]
-    producer = Producer({"bootstrap.servers": servers, "linger.ms": 0})
+    producer = Producer({"bootstrap.servers": servers, "linger.ms": 0} | IN_ORDER)
 
     def produce() -> None:
         producer.produce(events, event(str(time.monotonic_ns()), rng, weights), b"k", 0)

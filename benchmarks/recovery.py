@@ -30,7 +30,7 @@ from benchmarks.events import FEATURES, event
 from benchmarks.pipelines import MeasuredPipeline
 from benchmarks.reader import quantile
 from benchmarks.results import table
-from benchmarks.topics import QUIET
+from benchmarks.topics import IN_ORDER, QUIET
 from stream.snapshots.keeper import offset_of
 
 SESSION_TIMEOUT_SECONDS = 6
@@ -155,7 +155,7 @@ class Traffic:
     """Events into partition 0 at a steady rate, and more when asked for; the offset of each is its number."""
 
     def __init__(self, servers: str, topic: str) -> None:
-        self._producer = Producer({"bootstrap.servers": servers, "linger.ms": 0})
+        self._producer = Producer({"bootstrap.servers": servers, "linger.ms": 0} | IN_ORDER)
         self._topic = topic
         self._rng = random.Random(11)
         self._weights = [self._rng.gauss(0.0, 1.0) for _ in range(FEATURES)]

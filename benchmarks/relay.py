@@ -19,7 +19,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from benchmarks.topics import PATIENCE_SECONDS, QUIET
+from benchmarks.topics import IN_ORDER, PATIENCE_SECONDS, QUIET
 from stream.broker import Broker
 from stream.kafka.relay import KafkaRelay
 from stream.relay.relay import Relay
@@ -70,7 +70,7 @@ def produce(producer: Producer, number: int, at: float) -> None:
 
 
 def backlog(servers: str) -> None:
-    producer = Producer({"bootstrap.servers": servers, "linger.ms": 20} | QUIET)
+    producer = Producer({"bootstrap.servers": servers, "linger.ms": 20} | QUIET | IN_ORDER)
     begin = time.time() - BACKLOG / 1_000
     for number in range(BACKLOG // 2):
         produce(producer, number, begin + number / 1_000)
@@ -90,7 +90,9 @@ def relay(settings: Settings, *, rate: float = 0.0) -> None:
     )
 
     def feed() -> None:
-        producer = Producer({"bootstrap.servers": settings.kafka.bootstrap_servers, "linger.ms": 5} | QUIET)
+        producer = Producer(
+            {"bootstrap.servers": settings.kafka.bootstrap_servers, "linger.ms": 5} | QUIET | IN_ORDER
+        )
         began = time.monotonic()
         for number in itertools.count(BACKLOG):
             ahead = began + (number - BACKLOG) * 2 / rate - time.monotonic()

@@ -11,6 +11,8 @@ from confluent_kafka.cimpl import NewTopic
 PATIENCE_SECONDS = 60.0
 #: librdkafka tells on standard error what is no news here.
 QUIET: dict[str, str | int | float | bool] = {"log_level": 4}
+#: Records keep their order: else a batch that a young topic refused is sent again behind those that came after it.
+IN_ORDER: dict[str, str | int | float | bool] = {"enable.idempotence": True}
 
 
 def create_topics(servers: str, *names: str) -> None:
@@ -29,7 +31,7 @@ def delete_topics(servers: str, *names: str) -> None:
 def fill(servers: str, topic: str, events: Iterable[bytes]) -> None:
     """Write events into partition 0, keyed by their position."""
     producer = Producer(
-        {"bootstrap.servers": servers, "linger.ms": 20, "queue.buffering.max.messages": 2_000_000}
+        {"bootstrap.servers": servers, "linger.ms": 20, "queue.buffering.max.messages": 2_000_000} | IN_ORDER
     )
     for number, body in enumerate(events):
         producer.produce(topic, body, f"k{number % 1000}".encode(), 0)
