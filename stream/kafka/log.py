@@ -101,7 +101,16 @@ class KafkaLog:
         #: When this worker last began to wait for its share, seconds on the monotonic clock.
         self._waits_since = time.monotonic()
         self._producer: Producer | None = None
-        self._status = Producer({**self._base, "linger.ms": 100, "queue.buffering.max.kbytes": 4_096})
+        #: One request at a time: what is sent again must not come behind what was said after it, as an incident's
+        #: beginning behind its end.
+        self._status = Producer(
+            {
+                **self._base,
+                "linger.ms": 100,
+                "queue.buffering.max.kbytes": 4_096,
+                "max.in.flight.requests.per.connection": 1,
+            }
+        )
         self._has_assignment = False
         self._assigned: list[int] = []
         self._started: set[int] = set()
