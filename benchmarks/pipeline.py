@@ -450,8 +450,8 @@ def snapshots_text(snapshots: dict[str, list[Pair]], size: Size) -> str:
     return f"""\
 The same worker on the same events, `[snapshots] enabled = false` and with snapshots, {intervals}, in a directory of
 this machine. Both take turns; the share is that of the speed without snapshots, within a round. The worker stands
-still while the state is pickled; the rest, until the snapshot was written, read back and verified, is done beside it.
-In Python 3.11 and 3.12 a state is slower to use once it was pickled, which the share of the forest has in it as well.
+still while a small state is pickled, or a copy of the process is made that pickles a large one; the rest, until the
+snapshot was written, read back and verified, is done beside it.
 Shown are the median and the range, of the rounds and of all snapshots. Both ended with the same accuracy.
 
 {snapshots_table(snapshots)}"""

@@ -444,7 +444,8 @@ class Family(Enum):
         unit="seconds",
         buckets=LATENCIES,
         meaning="Time that the worker stood still for a snapshot.",
-        remedy="Long: the model is large. Bound it, or take snapshots less often.",
+        remedy="Long: the process is large, and copying it takes time, or no copy of it could be made. "
+        "Bound the model, or take snapshots less often.",
     )
     SNAPSHOT_WRITE = FamilySpec(
         name="headrace_snapshot_seconds",

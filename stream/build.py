@@ -30,6 +30,7 @@ from stream.relay.places import Lost
 from stream.settings import AllBut, Settings
 from stream.snapshots.keeper import SnapshotKeeper, SnapshotPolicy, in_background
 from stream.snapshots.key import local_key
+from stream.snapshots.pickling import HAS_COPIES
 from stream.snapshots.store import LocalDirectory, SnapshotStore
 from stream.worker import WorkerPolicy
 
@@ -177,6 +178,7 @@ def open_keeper(
         trusted=(*snapshots.trusted_modules, *([own.partition(":")[0].partition(".")[0]] if own else [])),
         version=version("headrace"),
         start=start,
+        with_copies=HAS_COPIES,
     )
 
 

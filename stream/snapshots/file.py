@@ -110,7 +110,7 @@ class Payload(NamedTuple):
     """A state as it was at one moment."""
 
     #: Its pickle, in which its queues are empty.
-    state: bytes
+    state: bytes | bytearray
     #: Those queues, in the order in which the pickle has them.
     queues: Sequence[FrozenQueue] = ()
 
@@ -166,10 +166,20 @@ def pickled(state: State) -> Payload:
     Raises:
         SnapshotError: The learner can't be pickled.
     """
-    queues: list[FrozenQueue] = []
+    queues, content = pickled_apart(state)
+    return Payload(content, [queue.freeze() for queue in queues])
+
+
+def pickled_apart(state: State) -> tuple[Sequence[KeyedQueue], bytes]:
+    """A pickle of the state in which its queues are empty, and those queues, in its order.
+
+    Raises:
+        SnapshotError: The learner can't be pickled.
+    """
+    queues: list[KeyedQueue] = []
 
     def empty(queue: KeyedQueue) -> tuple[type[KeyedQueue], tuple[()]]:
-        queues.append(queue.freeze())
+        queues.append(queue)
         return KeyedQueue, ()
 
     buffer = io.BytesIO()
@@ -178,12 +188,18 @@ def pickled(state: State) -> Payload:
     try:
         with without_collector():
             pickler.dump(state)
-        return Payload(buffer.getvalue(), queues)
+        return queues, buffer.getvalue()
     except Exception as error:
         raise SnapshotError(
             f"the state can't be pickled ({type(error).__name__}: {error}); "
             "learners.check_learner says what to change in the learner."
         ) from error
+
+
+def queues_of(state: State) -> list[KeyedQueue]:
+    """The queues of a state: those of its label book."""
+    book = state.labels
+    return [book.pending, book.closed, book.early]
 
 
 def predictions_on(learner: Learner, rows: Iterable[Mapping[str, Any]]) -> list[tuple[dict[str, Any], str]]:

@@ -1,8 +1,9 @@
 """When a snapshot is taken, and which one a partition is restored from.
 
-The worker's thread pickles the state, which is the pause; a thread of the keeper does the rest: it unpickles the bytes
-and tries the copy on a few rows, writes the segments that are new, seals, stores, reads back and compares, and deletes
-what is beyond those to keep. So a store that is slow or gone costs the data plane nothing.
+The worker's thread pickles a small state, and makes a copy of the process that pickles a large one, which is the pause;
+a thread of the keeper does the rest: it has the bytes unpickled and tried on a few rows, writes the segments that are
+new, seals, stores, reads back and compares, and deletes what is beyond those to keep. So a store that is slow or gone
+costs the data plane nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
@@ -26,14 +28,12 @@ from stream.snapshots.file import (
     Header,
     Payload,
     Superseded,
-    Tried,
     header_of,
     opened,
-    pickled,
+    queues_of,
     sealed,
-    unpickled,
-    without_collector,
 )
+from stream.snapshots.pickling import CopyStuckError, Rest, in_a_copy, in_this_process
 from stream.snapshots.segments import SegmentMissing, file_of, is_orphaned, reader, write
 from stream.snapshots.store import NAME, SnapshotStore
 
@@ -162,6 +162,7 @@ class SnapshotKeeper:
         cpu_clock: Seconds of CPU of the calling thread, for the budget.
         blocks: How many blocks of memory this process has allocated: how large the states have become.
         start: Runs the second half of taking a snapshot.
+        with_copies: Whether a copy of this process may pickle a large state.
     """
 
     def __init__(
@@ -177,6 +178,7 @@ class SnapshotKeeper:
         cpu_clock: Callable[[], float] = time.thread_time,
         blocks: Callable[[], int] = sys.getallocatedblocks,
         start: Callable[[Callable[[], None]], None] = in_background,
+        with_copies: bool = False,
     ) -> None:
         self.store = store
         self.policy = policy
@@ -189,6 +191,9 @@ class SnapshotKeeper:
         self._blocks = blocks
         self._blocks_without = blocks()
         self._start = start
+        self._with_copies = with_copies
+        #: What the next snapshot will cost, seconds.
+        self._expected = 0.0
         #: When each partition's last snapshot was taken, or the partition restored.
         self._taken_at: dict[int, float] = {}
         self._free_at = float("-inf")
@@ -286,9 +291,8 @@ class SnapshotKeeper:
         ]
         if not due or self._rested_since is None:
             return None
-        if not self.policy.may_cost(
-            self._expected_cost(len(records), states()), after=now - self._rested_since
-        ):
+        self._expected = self._expected_cost(len(records), states())
+        if not self.policy.may_cost(self._expected, after=now - self._rested_since):
             return None
         return min(due, key=self._taken_at.__getitem__)
 
@@ -317,20 +321,21 @@ class SnapshotKeeper:
         self._idle.clear()
         self._forget_unnamed(begun)
         try:
-            payload = pickled(state)
+            rest = self._pickled(state, f"partition {partition}")
         except SnapshotError as error:
             self._failed(partition, next_offset, str(error), self._clock() - begun)
             return
         pause = self._clock() - begun
 
-        held = [payload]
-        del payload
-
         def finish() -> None:
             cpu = self._cpu_clock()
-            name, size, reason = None, len(held[0].state), ""
+            name, size, cost, reason = None, 0, pause, ""
             try:
-                name, size = self._write(held.pop(), fold, next_offset)
+                name, size, cpu_of_copy = self._write(rest, fold, next_offset)
+                cost += cpu_of_copy
+            except CopyStuckError as error:
+                self._with_copies = False  # the learner, or a library of its, can't bear them
+                reason = f"{error} The next ones are pickled in this process."
             except SnapshotError as error:
                 reason = str(error)
             except OSError as error:
@@ -341,7 +346,7 @@ class SnapshotKeeper:
                 reason = f"{type(error).__name__}: {error}."
             except BaseException as error:  # whatever it is: the next snapshot must be possible
                 reason = f"{type(error).__name__}."
-            cost = pause + self._cpu_clock() - cpu
+            cost += self._cpu_clock() - cpu
             taken = Taken(partition, next_offset, name, size, reason, pause, self._clock() - begun)
             self._results.put((taken, cost))
             self._idle.set()
@@ -349,7 +354,15 @@ class SnapshotKeeper:
         try:
             self._start(finish)
         except RuntimeError as error:  # no more threads
+            with suppress(SnapshotError):
+                rest()  # a copy waits to be read
             self._failed(partition, next_offset, f"{error}.", pause)
+
+    def _pickled(self, state: State, name: str) -> Rest:
+        if self._with_copies and self._expected >= NO_COST:
+            with suppress(OSError):  # no memory, no processes: it takes longer without
+                return in_a_copy(state, self._trusted, name, expected_seconds=self._expected)
+        return in_this_process(state, self._trusted, name)
 
     def _failed(self, partition: int, next_offset: int, reason: str, pause: float) -> None:
         self._results.put((Taken(partition, next_offset, None, 0, reason, pause, pause), pause))
@@ -418,11 +431,10 @@ class SnapshotKeeper:
                 f"it has {size:,} bytes; expected at most {self.policy.max_bytes:,} ([snapshots] max_bytes)."
             )
 
-    def _write(self, payload: Payload, fold: Fold, next_offset: int) -> tuple[str, int]:
-        # Of a large state there is one copy at a time: each is let go of before the next is made. The collector would
-        # walk through this one, in either thread, as soon as it may: it is gone before that.
-        with without_collector():
-            tried = Tried.of(unpickled(payload.state, self._trusted, f"partition {fold.partition}"))
+    def _write(self, rest: Rest, fold: Fold, next_offset: int) -> tuple[str, int, float]:
+        """Name and size of a snapshot that was written, and seconds of CPU that another process spent on it."""
+        # Of a large state there is one copy at a time: each is let go of before the next is made.
+        payload, tried, cpu_seconds = rest()
         segments_size = self._write_segments(payload, fold.partition)
         name, content, header = sealed(
             payload,
@@ -453,7 +465,7 @@ class SnapshotKeeper:
         for file in unused:
             self._unnamed.pop(file, None)
         self.delete(fold.partition, others[self.policy.keep - 1 :], unused)
-        return name, size
+        return name, size, cpu_seconds
 
     def _remember(self, name: str, header: Header) -> None:
         self._segments_of[name] = frozenset(segment for segment, _, _ in header.segments)
@@ -556,12 +568,6 @@ class SnapshotKeeper:
 def segments_size(header: Header) -> int:
     """Bytes of the segments that a snapshot names."""
     return sum(size for _, size, _ in header.segments)
-
-
-def queues_of(state: State) -> list[KeyedQueue]:
-    """The queues of a state: those of its label book."""
-    book = state.labels
-    return [book.pending, book.closed, book.early]
 
 
 def offset_of(name: str) -> int:

@@ -174,7 +174,7 @@ def test_a_detector_alarms_after_a_snapshot_where_it_would_have_without(detector
 
 def test_a_copy_of_a_state_is_gone_when_nobody_holds_it() -> None:
     """Without the collector: a worker's looks seldom, and a forest takes a hundred megabytes."""
-    payload = pickled(state_after(40)).state
+    payload = bytes(pickled(state_after(40)).state)
     gc.collect()
     gc.disable()
     try:
@@ -348,7 +348,7 @@ def test_an_earlier_format_is_refused_before_its_state_is_looked_at(snapshot: Se
 def test_a_learner_that_predicts_other_numbers_than_it_did_is_refused(snapshot: Sealed) -> None:
     other = state_after(29)
 
-    text = refusal(resealed(snapshot, payload=pickled(other).state))
+    text = refusal(resealed(snapshot, payload=bytes(pickled(other).state)))
 
     assert "it predicts other numbers on the rows in its header than when it was written" in text
 

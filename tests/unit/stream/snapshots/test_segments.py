@@ -17,8 +17,8 @@ from stream.build import new_pipeline
 from stream.errors import SnapshotError
 from stream.pipeline import Pipeline
 from stream.snapshots import keeper as keeping
-from stream.snapshots.file import Fold, Tried, pickled, sealed
-from stream.snapshots.keeper import SnapshotKeeper, SnapshotPolicy, Taken, offset_of, queues_of
+from stream.snapshots.file import Fold, Tried, pickled, queues_of, sealed
+from stream.snapshots.keeper import SnapshotKeeper, SnapshotPolicy, Taken, offset_of
 from stream.snapshots.objects import ObjectStore
 from stream.snapshots.segments import ORPHANED_SECONDS
 from stream.snapshots.store import LocalDirectory, SnapshotStore
