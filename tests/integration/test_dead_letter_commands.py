@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,12 +15,12 @@ import pytest
 
 from stream.broker import Broker
 from tests.integration.test_tools import Shell
-from tests.support import Incoming, KafkaCase, Written, labelled
+from tests.support import Incoming, KafkaCase, Written, labelled, whole_seconds_ago
 
 pytestmark = pytest.mark.integration
 
-#: A full second two hours ago, in milliseconds: the broker soon deletes what is older than its retention.
-EARLIER = (int(time.time()) - 7_200) * 1_000
+#: A full second two hours ago, in milliseconds.
+EARLIER = whole_seconds_ago(7_200) * 1_000
 
 #: A learner that can't predict on 3 before it has learned 5: what was wrong mends itself, as a function of the log.
 LEARNER = textwrap.dedent(

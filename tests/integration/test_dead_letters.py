@@ -11,10 +11,12 @@ from confluent_kafka import Producer
 
 from stream.broker import Broker
 from stream.codec import MAX_RECORD_BYTES
-from tests.support import Incoming, KafkaCase, Written, labelled
+from tests.support import Incoming, KafkaCase, Written, labelled, whole_seconds_ago
 
 pytestmark = pytest.mark.integration
 
+#: A timestamp that is not of now, in milliseconds.
+EARLIER = whole_seconds_ago(7_200) * 1_000
 #: The largest value that a broker takes with its default limit of 1,048,588 bytes a batch.
 LARGEST = 1_048_500
 ODD_HEADERS = (
@@ -40,7 +42,7 @@ BAD: dict[str, Incoming] = {
     "above the cap": Incoming(0, labelled(1).value, key=b"k")._replace(
         value=b'{"x": "' + b"y" * MAX_RECORD_BYTES + b'"}'
     ),
-    "the largest": Incoming(0, b"\x07" * LARGEST, timestamp=1_790_000_000_000),
+    "the largest": Incoming(0, b"\x07" * LARGEST, timestamp=EARLIER),
     # A prediction carries its event's key: with this one it would be too large for its topic.
     "a large key": Incoming(0, b'{"features": {"a": 1}, "label": 1}', key=b"k" * (LARGEST - 40)),
 }
@@ -116,14 +118,14 @@ def test_a_small_compressed_record_that_is_large_when_unpacked_is_a_dead_letter(
 ) -> None:
     large = orjson.dumps({"features": {"a": 1.0}, "label": True, "padding": "x" * 6_000_000})
     with KafkaCase(broker.bootstrap_servers, tmp_path, topic_name) as case:
-        bad = Incoming(0, large, b"key", (("a", b"1"), ("a", None)), 1_790_000_000_000)
+        bad = Incoming(0, large, b"key", (("a", b"1"), ("a", None)), EARLIER)
         produce(case, [labelled(0), bad, labelled(1)], **{"compression.type": compression})
 
         case.run_to_end()
 
         assert [record.json["offset"] for record in case.read("predictions")[0]] == [0, 2]
         (letter,) = case.read("dead_letters")[0]
-        event = Written(1, 1_790_000_000_000, b"key", large, tuple(bad.headers))
+        event = Written(1, EARLIER, b"key", large, tuple(bad.headers))
         assert_is_letter_of(event, letter, case, compression)
 
 

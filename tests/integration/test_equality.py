@@ -145,8 +145,9 @@ def test_the_hash_seed_of_the_environment_changes_no_byte(
             )
             for seed in (1, 2)
         ]
+        timestamp = whole_seconds_ago(3_600) * 1_000
         for case in cases:
-            case.send(record._replace(timestamp=1_790_000_000_000) for record in events_of(rows))
+            case.send(record._replace(timestamp=timestamp) for record in events_of(rows))
 
         workers = [
             case.start("--stop-at-end", hash_seed=str(seed)) for seed, case in enumerate(cases, start=1)

@@ -19,12 +19,12 @@ from stream.broker import Broker
 from stream.errors import ConfigError, EnvironmentRefused
 from stream.tools.outcomes import Edge, Wanted, export
 from tests.integration.test_tools import Shell
-from tests.support import Incoming, KafkaCase
+from tests.support import Incoming, KafkaCase, whole_seconds_ago
 
 pytestmark = pytest.mark.integration
 
 #: A full second of an hour ago: records behind it are a millisecond apart.
-BEGIN = int(time.time()) - 3_600
+BEGIN = whole_seconds_ago(3_600)
 
 
 def question(name: str, at: float, partition: int = 0, **more: object) -> Incoming:
