@@ -285,7 +285,7 @@ def test_a_form_that_never_comes_is_given_up(monkeypatch: pytest.MonkeyPatch) ->
         "headers": [(b"host", b"127.0.0.1:8800")],
     }
     guard = Guard(behind, MonitorConfig(pipelines=(), token=TOKEN))
-    asyncio.run(asyncio.wait_for(guard(scope, never, send), 5))
+    asyncio.run(asyncio.wait_for(guard(scope, never, send), 30))
 
     assert said[0]["status"] == 401
 

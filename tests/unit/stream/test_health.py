@@ -256,6 +256,9 @@ def taken() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
+# A pipeline of a name of its own in each test: of a name that another test has now, this would be the second worker.
+
+
 @pytest.fixture
 def slot_of() -> Iterator[Callable[[Any], WriterSlot]]:
     slots: list[WriterSlot] = []
@@ -272,7 +275,7 @@ def slot_of() -> Iterator[Callable[[Any], WriterSlot]]:
 def test_a_port_that_was_chosen_and_is_taken_is_refused(
     board: HealthBoard, taken: int, slot_of: Callable[[Any], WriterSlot]
 ) -> None:
-    settings = settings_for(health={"port": taken})
+    settings = settings_for(health={"port": taken}, worker={"instance": f"health-{taken}"})
 
     with pytest.raises(
         EnvironmentRefused,
@@ -290,7 +293,7 @@ def test_an_address_that_is_not_this_machines_is_refused(board: HealthBoard, hos
 def test_the_default_port_if_it_is_taken_is_done_without(
     board: HealthBoard, taken: int, slot_of: Callable[[Any], WriterSlot], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = settings_for()
+    settings = settings_for(worker={"instance": f"health-{taken}"})
     settings = settings.model_copy(update={"health": settings.health.model_copy(update={"port": taken})})
     settings.health.model_fields_set.clear()  # as if this were the default
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # its types come in a package of their own
@@ -82,9 +82,20 @@ def program(text: str) -> list[str]:
     return [sys.executable, "-c", text]
 
 
-def soon(seconds: float, number: int = signal.SIGTERM) -> None:
-    """Send this process a signal."""
-    threading.Timer(seconds, os.kill, (os.getpid(), number)).start()
+def sigterm_once(condition: Callable[[], object], what: str) -> None:
+    """Send this process SIGTERM as soon as this is so: by then a supervisor has taken charge of it."""
+
+    def send() -> None:
+        wait_until(condition, what, pause=0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=send, daemon=True).start()
+
+
+def sleeper(folder: Path, before: str = "") -> list[str]:
+    """A program that leaves a file when it has done this, and sleeps."""
+    touch = f"import os, pathlib, signal, sys, time; here = pathlib.Path({str(folder)!r}, str(os.getpid()))"
+    return program(f"{touch}\n{before}\nhere.touch()\ntime.sleep(60)")
 
 
 def test_workers_that_end_with_0_are_done() -> None:
@@ -124,29 +135,24 @@ def test_a_worker_that_is_always_killed_is_given_up_with_128_and_the_signal() ->
     assert caught.value.exit_code == 137
 
 
-def test_a_signal_ends_all_workers_and_none_is_started_again() -> None:
-    soon(0.5)
+def test_a_signal_ends_all_workers_and_none_is_started_again(tmp_path: Path) -> None:
+    sigterm_once(lambda: len(list(tmp_path.iterdir())) == 2, "both run")
 
-    assert Supervisor(program("import time; time.sleep(60)"), 2, QUICK).run() == 0
+    assert Supervisor(sleeper(tmp_path), 2, QUICK).run() == 0
 
 
 def test_a_signal_during_the_pause_before_a_restart_ends_it() -> None:
-    soon(1.0)
+    supervisor = Supervisor(program("import sys; sys.exit(1)"), 1, RestartPolicy(first_pause_seconds=60.0))
+    sigterm_once(lambda: supervisor._places[0].deaths.at, "its death was seen")
 
-    assert (
-        Supervisor(program("import sys; sys.exit(1)"), 1, RestartPolicy(first_pause_seconds=60.0)).run() == 0
-    )
+    assert supervisor.run() == 0
 
 
-def test_a_worker_that_ends_badly_when_told_to_end_gives_its_exit_code() -> None:
-    text = """
-import signal, sys, time
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
-time.sleep(60)
-"""
-    soon(1.0)
+def test_a_worker_that_ends_badly_when_told_to_end_gives_its_exit_code(tmp_path: Path) -> None:
+    worker = sleeper(tmp_path, "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))")
+    sigterm_once(lambda: len(list(tmp_path.iterdir())) == 2, "both have taken charge of the signal")
 
-    assert Supervisor(program(text), 2, QUICK).run() == 7
+    assert Supervisor(worker, 2, QUICK).run() == 7
 
 
 @pytest.mark.parametrize(("code", "why"), [(3, "no restart mends that"), (4, "it died 5 times")])
@@ -178,21 +184,17 @@ def test_workers_outlive_a_relay_that_keeps_dying_once_it_has_worked(tmp_path: P
     worker = program("import time; time.sleep(60)")
     policy = RestartPolicy(first_pause_seconds=0.01, longest_pause_seconds=0.02, steady_seconds=0.4)
 
-    def end_after_ten() -> None:
-        wait_until(lambda: lived.exists() and len(lived.read_text().split()) > 10, "it died ten times")
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=end_after_ten, daemon=True).start()
+    sigterm_once(lambda: lived.exists() and len(lived.read_text().split()) > 10, "it died ten times")
 
     assert Supervisor(worker, 1, policy, relay=relay).run() in {0, 3}  # 3: the relay's, if it died just then
 
 
 def test_a_relay_alone_ends_with_0_and_a_signal_is_told(tmp_path: Path) -> None:
     ended = Supervisor([], 0, QUICK, relay=program(""))
-    told = Supervisor([], 0, QUICK, relay=program("import time; time.sleep(60)"))
+    told = Supervisor([], 0, QUICK, relay=sleeper(tmp_path))
 
     assert ended.run() == 0
-    soon(0.5)
+    sigterm_once(lambda: list(tmp_path.iterdir()), "it runs")
     assert told.run() == 0
 
     assert not ended.was_told_to_end
@@ -216,5 +218,10 @@ time.sleep(60)
         process.kill()
         process.wait()
 
-    pid = int(pid_file.read_text())
-    wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie", "it has ended")
+    def has_ended() -> bool:
+        try:
+            return bool(psutil.Process(int(pid_file.read_text())).status() == psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return True
+
+    wait_until(has_ended, "it has ended")
