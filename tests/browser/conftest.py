@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Locator,
+    Page,
+    expect,
+    sync_playwright,
+)
+from playwright.sync_api import TimeoutError as NotInTime
 
 from tests.conftest import skip_on_a_laptop
 from tests.support import ROOT
@@ -104,8 +112,11 @@ class Viewer:
         expect(self.page.get_by_role("tab", name=name)).to_have_attribute("aria-selected", "true")
 
     def fits(self) -> None:
-        """Nothing sticks out to the side."""
-        wide, window = self.page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+        """Nothing sticks out to the side, once all is in its place."""
+        ask = "[document.documentElement.scrollWidth, window.innerWidth]"
+        with contextlib.suppress(NotInTime):
+            self.page.wait_for_function(f"(([wide, window]) => wide <= window)({ask})", timeout=10_000)
+        wide, window = self.page.evaluate(ask)
         assert wide <= window, f"{self.page.url} is {wide} px wide in a window of {window}"
 
     def shot(self, name: str) -> None:
