@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import orjson
+import psutil  # type: ignore[import-untyped]  # its types come in a package of their own
 from kafka import (  # type: ignore[import-untyped]  # kafka-python ships no types
     KafkaAdminClient,
     KafkaConsumer,
@@ -38,6 +39,8 @@ from stream.settings import Settings, load_settings
 ROOT = Path(__file__).parent.parent
 #: Seconds that any wait for a state may take on a slow machine.
 PATIENCE = 120.0
+#: A process that is woken later than this, in seconds, was not waiting for its turn: the machine stood still.
+STALL = 0.5
 
 PYTHON_MODULE = (sys.executable, "-P", "-m", "stream.cli")
 
@@ -82,11 +85,14 @@ class Incoming(NamedTuple):
 def wait_until(
     condition: Callable[[], object], what: str, seconds: float = PATIENCE, pause: float = 0.05
 ) -> None:
-    """Wait for a state; says which one never came."""
+    """Wait for a state; says which one never came. A pause in which the machine stalled does not count."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"after {seconds:.0f} s still waiting until {what}"
+        before = time.monotonic()
+        assert before < deadline, f"after {seconds:.0f} s still waiting until {what}"
         time.sleep(pause)
+        if (late := time.monotonic() - before - pause) > STALL:
+            deadline += late
 
 
 def toml(sections: Mapping[str, Any]) -> str:
@@ -108,6 +114,23 @@ def toml(sections: Mapping[str, Any]) -> str:
         if isinstance(value, Mapping)
     ]
     return "\n".join([*plain, *tables]) + "\n"
+
+
+def logged(text: str, event: str) -> list[dict[str, Any]]:
+    """Log lines with this event; a last one that is only half there, since it is being written, is none yet."""
+    whole = text[: text.rfind("\n") + 1]
+    lines = [json.loads(line) for line in whole.split("\n") if line.startswith("{")]
+    return [line for line in lines if line["event"] == event]
+
+
+def children(pid: int, word: str = "") -> list[psutil.Process]:
+    """The children of a process that live, and whose command line has this word."""
+    found = []
+    for child in psutil.Process(pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ends just now, or has not yet been waited for
+            if child.status() != psutil.STATUS_ZOMBIE and (not word or word in child.cmdline()):
+                found.append(child)
+    return found
 
 
 class WorkerProcess:
@@ -147,8 +170,7 @@ class WorkerProcess:
 
     def logged(self, event: str) -> list[dict[str, Any]]:
         """Log lines with this event."""
-        lines = [json.loads(line) for line in self.stderr.splitlines() if line.startswith("{")]
-        return [line for line in lines if line["event"] == event]
+        return logged(self.stderr, event)
 
     def is_running(self) -> bool:
         return self.process.poll() is None
@@ -601,8 +623,8 @@ class Feeder:
                 due = self._first + int((time.monotonic() - begun) * self._rate) + 1
                 for number in range(self.sent, due):
                     record = self._event(number, number % self._case.partitions)
+                    self.sent += 1  # first: nobody is to see more predictions than events
                     futures.append(self._case.hand_over(client, record))
-                self.sent = due
                 time.sleep(0.02)
             client.flush()
             for future in futures:

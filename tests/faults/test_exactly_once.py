@@ -27,14 +27,21 @@ def memory_of(worker: WorkerProcess) -> int:
 def test_a_second_worker_joins_and_leaves_in_mid_stream(
     broker: Broker, tmp_path: Path, topic_name: str
 ) -> None:
-    with KafkaCase(broker.bootstrap_servers, tmp_path, topic_name, partitions=4, snapshots=FREQUENT) as case:
+    with KafkaCase(
+        broker.bootstrap_servers,
+        tmp_path,
+        topic_name,
+        partitions=4,
+        worker={"session_timeout_ms": 60_000},  # nobody dies here, even if the machine stalls
+        snapshots=FREQUENT,
+    ) as case:
         with Feeder(case) as feeder:
             first = case.start()
             case.wait_for_predictions(100, first)
 
             for _ in range(2):
                 second = case.start()
-                wait_until(lambda: restored(second) == 2, "the second worker has its share")  # noqa: B023
+                wait_until(lambda: restored(second) >= 2, "the second worker has its share")  # noqa: B023
                 case.wait_for_more(200, first, second)
                 assert second.stop() == 0, second.stderr
                 assert_from_snapshots(second, 2, most=0)  # taken when they were let go
@@ -59,8 +66,8 @@ def test_a_worker_stopped_past_its_session_timeout_comes_back_as_a_stranger(
             wait_until(lambda: min(restored(first), restored(second)) >= 2, "both workers have their share")
             case.wait_for_predictions(200, first, second)
 
-            second.signal(signal.SIGSTOP)
             taken = restored(first)
+            second.signal(signal.SIGSTOP)
             wait_until(lambda: restored(first) >= taken + 2, "the first worker has taken over")
             seen = case.wait_for_more(200, first)
             had = restored(second)
@@ -129,9 +136,10 @@ def test_a_worker_that_dies_in_its_first_commit_after_a_takeover_costs_its_neigh
         with Feeder(case, rate=100) as feeder:
             first = case.start()
             case.wait_for_predictions(100, first)
+            wait_until(lambda: restored(first) >= 4, "the first worker has them all")
+            taken = restored(first)
             second = case.start(program="tests.faults.crashing", CRASH="commit:before:1")
             assert second.wait() == -signal.SIGKILL, second.stderr
-            taken = restored(first)
             wait_until(lambda: restored(first) >= taken + 2, "the first worker has taken over")
             seen = case.wait_for_more(100, first)
             assert seen < feeder.sent
@@ -260,8 +268,8 @@ def test_a_frozen_and_a_killed_broker_cost_time_and_nothing_else(
             frozen_at = time.monotonic()
             wait_until(lambda: time.monotonic() - frozen_at > 12, "the commit has timed out")
             os.kill(private_broker.pid, signal.SIGCONT)
-            assert case.predicted() < feeder.sent
-            case.wait_for_more(200, first, second)
+            seen = case.wait_for_more(200, first, second)
+            assert seen < feeder.sent
 
             private_broker.kill()
             killed_at = time.monotonic()
@@ -270,8 +278,8 @@ def test_a_frozen_and_a_killed_broker_cost_time_and_nothing_else(
                 most = [max(was, memory_of(worker)) for was, worker in zip(most, workers, strict=True)]
                 time.sleep(0.5)  # that it is away is the fault
             private_broker.start()
-            assert case.predicted() < feeder.sent
-            case.wait_for_more(200, first, second)
+            seen = case.wait_for_more(200, first, second)
+            assert seen < feeder.sent
             most = [max(was, memory_of(worker)) for was, worker in zip(most, workers, strict=True)]
         finish(case, feeder, first, second)
 

@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import psutil  # type: ignore[import-untyped]  # ships no types
 import pytest
 from river import metrics
 
 from learners.registry import build_learner
 from stream.broker import Broker
 from tests.integration.relaying import RelayCase, question, verdict
-from tests.support import Feeder, Incoming, WorkerProcess
+from tests.support import Feeder, Incoming, children, wait_until
 
 pytestmark = pytest.mark.faults
 FULL = pytest.mark.full
@@ -63,15 +62,6 @@ def stream() -> Iterator[Incoming]:
             due.setdefault(number + delay + 5, []).append(other(label))
         yield from due.pop(number, ())
         number += 1
-
-
-def children(worker: WorkerProcess, word: str) -> list[Any]:
-    """The processes of one `headrace run` whose command line has this word."""
-    try:
-        found = psutil.Process(worker.pid).children()
-        return [child for child in found if word in child.cmdline() and child.status() != "zombie"]
-    except psutil.NoSuchProcess:
-        return []
 
 
 def rivers_figures(case: RelayCase, partition: int) -> dict[str, float]:
@@ -130,14 +120,18 @@ def killed(
             for number in range(kills):
                 case.wait_for_more(150, worker)
                 time.sleep(chance.uniform(0.0, 0.3))  # the moment is the fault: any will do
-                victims = children(worker, "run") if number % 2 == 0 else children(worker, "relay")
-                if victims:
-                    chance.choice(victims).send_signal(signal.SIGKILL)
+                kind = "run" if number % 2 == 0 else "relay"
+                wait_until(lambda: children(worker.pid, kind), f"there is one to kill, seed {seed}")  # noqa: B023
+                chance.choice(children(worker.pid, kind)).send_signal(signal.SIGKILL)
             case.wait_for_more(150, worker)
+            for who, count in (("a worker", (kills + 1) // 2), ("the relay", kills // 2)):
+                wait_until(
+                    lambda: len(worker.logged(f"{who} died, starting it again")) >= count,  # noqa: B023
+                    f"each death is seen, seed {seed}",
+                )
         assert worker.stop() == 0, worker.stderr
         case.run_to_end()
 
-        assert len(worker.logged("a worker died, starting it again")) >= (kills + 1) // 2
         case.assert_relayed_once()
         case.assert_exactly_once(("predictions", "alerts", "dead_letters", "outcomes"))
         yield case, feeder.sent, seed

@@ -22,6 +22,7 @@ import pytest
 from kafka import TopicPartition  # type: ignore[import-untyped]  # kafka-python ships no types
 
 from stream.broker import Broker
+from stream.build import open_keeper
 from stream.codec import encode_json
 from stream.snapshots.file import MAGIC, SEAL_BYTES, Header, header_of
 from stream.snapshots.key import local_key
@@ -214,14 +215,15 @@ def test_a_worker_that_dies_while_it_lets_go_is_succeeded_by_whom_it_let_go_for(
             wait_for_snapshots(case, 100, first)
             second = case.start()
             assert first.wait() == -signal.SIGKILL, first.stderr
-            wait_until(lambda: restored(second) == 2, "the second worker has taken over")
+            wait_until(lambda: restored(second) >= 2, "the second worker has taken over")
             assert_from_snapshots(second, 2)
             if crash.startswith("let_go"):
                 third = case.start(program="tests.faults.crashing", CRASH=crash)
                 wait_until(lambda: restored(third), "the third worker has its share")
+                had = restored(second)
                 third.signal(signal.SIGTERM)
                 assert third.wait() == -signal.SIGKILL, third.stderr
-                wait_until(lambda: restored(second) == 3, "the second worker has taken over again")
+                wait_until(lambda: restored(second) > had, "the second worker has taken over again")
             seen = case.wait_for_more(100, second)
             assert seen < feeder.sent
         finish(case, feeder, second)
@@ -242,16 +244,21 @@ def test_a_worker_frozen_in_mid_snapshot_does_no_harm_when_it_wakes_after_its_su
                 lambda: psutil.Process(first.pid).status() == psutil.STATUS_STOPPED,
                 "it is frozen in a snapshot",
             )
+            # Of one partition or the other; and the second worker, once it is there, writes such files as well.
+            (unfinished,) = Path(open_keeper(case.settings).store.address).rglob(".*.temporary")
             second = case.start()
-            wait_until(lambda: restored(second) == 2, "the second worker has taken over")
-            (unfinished,) = path_of(case, names(case, 0)[0]).parent.glob(".*.temporary")
+            wait_until(lambda: restored(second) >= 2, "the second worker has taken over")
             written = len(first.logged("snapshot written"))
             wait_for_snapshots(case, max(newest(case).values()) + 200, second)
 
             first.signal(signal.SIGCONT)
             wait_until(lambda: restored(first) >= 3, "the first worker is back")
             # It learns from the group, or from a commit that is refused, that it is a stranger.
-            assert first.logged("partitions lost") or first.logged("commit aborted"), first.stderr
+            assert (
+                first.logged("partitions lost")
+                or first.logged("commit aborted")
+                or first.logged("producer fenced, starting a new one")
+            ), first.stderr
             # Its snapshot is written, though the other worker may have pruned it before it was read back.
             assert first.logged("snapshot written")[written:] or first.logged("snapshot not written"), (
                 first.stderr
@@ -261,7 +268,7 @@ def test_a_worker_frozen_in_mid_snapshot_does_no_harm_when_it_wakes_after_its_su
             for worker in (first, second):
                 worker.kill()
             third = case.start()
-            wait_until(lambda: restored(third) == 2, "the third worker has taken over")
+            wait_until(lambda: restored(third) >= 2, "the third worker has taken over")
             assert_from_snapshots(third, 2)
             seen = case.wait_for_more(100, third)
             assert seen < feeder.sent
@@ -609,14 +616,19 @@ def test_a_full_disk_costs_snapshots_and_nothing_else_and_heals_when_there_is_ro
             worker = case.start()
             wait_for_snapshots(case, 100, worker)
             ballast = small_disk / "ballast"
-            fill(ballast)
-            wait_until(lambda: len(worker.logged("snapshot-failed")) >= 3, "three snapshots have failed")
+
+            def three_have_failed() -> bool:
+                fill(ballast)  # again: a snapshot that came through takes the oldest away, which makes room
+                return len(worker.logged("snapshot-failed")) >= 3
+
+            wait_until(three_have_failed, "three snapshots have failed")
             kept = names(case, 0)
             assert kept
             for name in kept:
                 assert opened(case, name).name == name
-            assert not list(path_of(case, kept[0]).parent.glob(".*.temporary"))
-            assert open_incidents(case) == {(0, "snapshot-failed")}
+            folder = path_of(case, kept[0]).parent
+            wait_until(lambda: not list(folder.glob(".*.temporary")), "no try leaves anything behind")
+            wait_until(lambda: open_incidents(case) == {(0, "snapshot-failed")}, "people are told")
             assert len([told for told in case.incidents() if told["state"] == "open"]) == 1
             case.wait_for_more(200, worker)
             assert names(case, 0) == kept
@@ -636,7 +648,7 @@ def test_a_full_disk_costs_snapshots_and_nothing_else_and_heals_when_there_is_ro
 
 def fill(ballast: Path) -> None:
     """Write into a file until the disk is full."""
-    with ballast.open("wb", buffering=0) as file:
+    with ballast.open("ab", buffering=0) as file:
         for size in (65_536, 4_096, 1):
             try:
                 while True:
@@ -691,7 +703,7 @@ def test_workers_on_several_machines_share_an_object_store_and_outlast_its_absen
                 third = start("machine-c")
                 wait_until(lambda: third.logged("snapshot-store-away"), "it waits for its snapshots")
                 assert not restored(third)
-            wait_until(lambda: restored(third) == 2, "it goes on")
+            wait_until(lambda: restored(third) >= 2, "it goes on")
             seen = case.wait_for_more(100, third)
             assert seen < feeder.sent
         finish(case, feeder, third)

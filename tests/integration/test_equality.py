@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -236,12 +237,19 @@ def late_events(rows: list[Any], partitions: int, delay: Any) -> Iterator[Incomi
 
 
 @contextmanager
-def drip(case: KafkaCase, events: list[Incoming]) -> Iterator[None]:
-    """While the block runs send these events, over about two seconds; all of them are there at its end."""
+def drip(case: KafkaCase, events: list[Incoming], held_back: int) -> Iterator[threading.Event]:
+    """While the block runs send these events, over about two seconds; all of them are there at its end.
+
+    The last so many wait for what is yielded: what a test does in mid-stream never comes too late for it.
+    """
+    go_on = threading.Event()
 
     def send() -> None:
         client = case.producer()
         for number, event in enumerate(events):
+            if number == len(events) - held_back:
+                client.flush()
+                go_on.wait()
             case.hand_over(client, event)
             if number % (len(events) // 40) == 0:
                 client.flush()
@@ -251,7 +259,10 @@ def drip(case: KafkaCase, events: list[Incoming]) -> Iterator[None]:
 
     with ThreadPoolExecutor(1) as pool:
         sent = pool.submit(send)
-        yield
+        try:
+            yield go_on
+        finally:
+            go_on.set()
         sent.result()
 
 
@@ -284,13 +295,15 @@ def assert_late_labels_are_rivers(
     ) as case:
         events = list(late_events(data, partitions, DELAYS[delay]))
         first = len(events) // 10
+        asked = [number for number, event in enumerate(events) if b'"features"' in (event.value or b"")]
         case.send(events[:first])
         worker = case.start()
         case.wait_for_predictions(1, worker)
-        with drip(case, events[first:]):
+        with drip(case, events[first:], len(events) - asked[len(data) * 3 // 4]) as go_on:
             case.wait_for_predictions(len(data) // 2, worker)
             worker.kill()
             assert case.predicted() < len(data), "it was killed before the end"
+            go_on.set()
         case.run_to_end()
 
         case.assert_exactly_once(["predictions", "outcomes", "dead_letters"])

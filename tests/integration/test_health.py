@@ -32,21 +32,43 @@ def ask(port: int, path: str) -> tuple[int, dict[str, Any]]:
         connection.close()
 
 
+#: A learner of one's own that is there once a file is: until then no partition is restored. The first one that a
+#: process builds is only looked at, with the settings.
+PATIENT = """
+import itertools
+import time
+from pathlib import Path
+
+from river import linear_model
+
+built = itertools.count()
+
+def build():
+    is_for_a_partition = next(built) > 0
+    while is_for_a_partition and not Path(__file__).with_name("go-on").exists():
+        time.sleep(0.01)
+    return linear_model.LogisticRegression()
+"""
+
+
 def test_a_worker_is_ready_when_it_is_restored_and_not_while_its_broker_is_frozen(
     private_broker: Broker, tmp_path: Path, topic_name: str
 ) -> None:
     port = free_port()
+    (tmp_path / "patient.py").write_text(PATIENT)
     with KafkaCase(
         private_broker.bootstrap_servers,
         tmp_path,
         topic_name,
         partitions=2,
+        learner={"build": "patient:build"},
         health={"port": port},
         worker={"session_timeout_ms": 2_000},
     ) as case:
         case.send(labelled(number, number % 2) for number in range(100))
         worker = case.start()
-        wait_until(lambda: ask(port, "/readyz")[0] == 503, "it listens before it is ready", pause=0.01)
+        wait_until(lambda: ask(port, "/readyz")[0] == 503, "it listens before it is ready")
+        (tmp_path / "go-on").touch()
         wait_until(lambda: ask(port, "/readyz")[0] == 200, "it is ready")
         case.wait_for_predictions(100, worker)
         wait_until(

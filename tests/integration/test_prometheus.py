@@ -151,9 +151,10 @@ def test_what_is_scraped_is_what_was_sent_whatever_it_is_called(
             Incoming(i % 2 if i < 60 else 0, value, key=hostile.encode()) for i, value in enumerate(events)
         )
         worker = case.start()
-        wait_until(lambda: total(port, "headrace_learned_total") == 61, "all is learned")
+        wait_until(lambda: total(port, "headrace_committed_offset") == 64, "all is committed")
         wait_until(lambda: "headrace_lag_records" in scrape(port), "there is a status")
 
+        assert total(port, "headrace_learned_total") == 61
         assert total(port, "headrace_events_total", partition="0") == 32
         assert total(port, "headrace_events_total", partition="1") == 30
         assert total(port, "headrace_predictions_total") == 61
@@ -161,7 +162,6 @@ def test_what_is_scraped_is_what_was_sent_whatever_it_is_called(
         assert total(port, "headrace_scored_total") == 61 - 2
         assert total(port, "headrace_dead_letters_total", stage="decode") == 2
         assert total(port, "headrace_dead_letters_total") == 2
-        assert total(port, "headrace_committed_offset") == 64
         assert total(port, "headrace_processed_records_total") == 64
         delays = [total(port, "headrace_label_delay_seconds_count", partition=number) for number in "01"]
         assert sorted(delays) == [0, 1]
@@ -235,8 +235,13 @@ def test_prometheus_scrapes_a_worker_and_answers(
             case.send(labelled(number) for number in range(200, 250))
             wait_until(lambda: query(own, text) == [250.0], "Prometheus has asked again")
 
-            (target,) = asked(own, "targets")["activeTargets"]
-            assert (target["health"], target["lastError"]) == ("up", "")
+            def is_well() -> bool:
+                """A scrape that took more than its second was lost; the next one tells that all is well."""
+                (target,) = asked(own, "targets")["activeTargets"]
+                no_alert = asked(own, "alerts")["alerts"] == []
+                return no_alert and (target["health"], target["lastError"]) == ("up", "")
+
+            wait_until(is_well, "the worker is up, and nothing alerts")
             wait_until(
                 lambda: (
                     {rule["health"] for group in asked(own, "rules")["groups"] for rule in group["rules"]}
@@ -246,7 +251,6 @@ def test_prometheus_scrapes_a_worker_and_answers(
             )
             metadata = asked(own, "metadata")
             assert metadata["headrace_lag_records"][0]["type"] == "gauge"
-            assert asked(own, "alerts")["alerts"] == []
         assert worker.stop() == 0, worker.stderr
 
 
@@ -273,6 +277,25 @@ def monitor_endpoint(telemetry: MonitorTelemetry) -> Iterator[int]:
             yield server.server_address[1]
         finally:
             server.shutdown()
+
+
+def silent_panels(own: int) -> Iterator[tuple[str, str]]:
+    """Dashboard and query of what is not drawn; all else has the labels that the panel names."""
+    for name, dashboard in DASHBOARDS.items():
+        for annotation in dashboard["annotations"]["list"]:
+            asked(own, f"query?query={quote(as_prometheus_takes_it(annotation['expr']))}")
+        for panel in panels(dashboard):
+            for target in panel["targets"]:
+                text = as_prometheus_takes_it(target["expr"])
+                found = asked(own, f"query?query={quote(text)}")["result"]
+                if not found:
+                    yield name, target["expr"]
+                # What the legend or the table names must be there, or nobody can tell the series apart.
+                named = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
+                for step in panel["transformations"]:
+                    named |= set(step["options"].get("include", {}).get("names", ()))
+                for item in found:
+                    assert named <= set(item["metric"]), (name, panel["title"])
 
 
 def test_every_panel_of_every_dashboard_is_drawn_from_a_live_worker(
@@ -306,28 +329,24 @@ def test_every_panel_of_every_dashboard_is_drawn_from_a_live_worker(
             wait_until(lambda: query(own, "count_over_time(headrace_monitor_viewers[1m]) > 2"), "the monitor")
             wait_until(lambda: query(own, 'ALERTS{alertname="HeadraceCriticalIncident"}'), "it alerts")
 
-            silent = []
-            for name, dashboard in DASHBOARDS.items():
-                for annotation in dashboard["annotations"]["list"]:
-                    asked(own, f"query?query={quote(as_prometheus_takes_it(annotation['expr']))}")
-                for panel in panels(dashboard):
-                    for target in panel["targets"]:
-                        text = as_prometheus_takes_it(target["expr"])
-                        found = asked(own, f"query?query={quote(text)}")["result"]
-                        if not found:
-                            silent.append((name, target["expr"]))
-                        # What the legend or the table names must be there, or nobody can tell the series apart.
-                        named = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
-                        for step in panel["transformations"]:
-                            named |= set(step["options"].get("include", {}).get("names", ()))
-                        for item in found:
-                            assert named <= set(item["metric"]), (name, panel["title"])
+            silent: list[tuple[str, str]] = []
 
-            # No incident is open on the worker, and an empty table is good.
-            assert [Family.INCIDENT.value.name in text for _, text in silent] == [True]
-            targets = asked(own, "targets")["activeTargets"]
-            assert {(item["labels"]["job"], item["health"]) for item in targets} == {
-                ("headrace", "up"),
-                ("headrace-monitor", "up"),
-            }
+            def all_are_drawn() -> bool:
+                """After a scrape that took more than its second, and was lost, there is nothing until the next one."""
+                silent[:] = silent_panels(own)
+                # No incident is open on the worker, and an empty table is good.
+                return [Family.INCIDENT.value.name in text for _, text in silent] == [True]
+
+            def all_are_up() -> bool:
+                targets = asked(own, "targets")["activeTargets"]
+                return {(item["labels"]["job"], item["health"]) for item in targets} == {
+                    ("headrace", "up"),
+                    ("headrace-monitor", "up"),
+                }
+
+            try:
+                wait_until(all_are_drawn, "each panel but that of the incidents is drawn", pause=1.0)
+            finally:
+                print(silent)  # noqa: T201 - which are not
+            wait_until(all_are_up, "Prometheus reaches both")
         assert worker.stop() == 0, worker.stderr

@@ -37,7 +37,16 @@ from tests.integration.commands import (
     stop,
     switched,
 )
-from tests.support import Feeder, Incoming, KafkaCase, labelled, wait_until, whole_seconds_ago, zoned
+from tests.support import (
+    PATIENCE,
+    Feeder,
+    Incoming,
+    KafkaCase,
+    labelled,
+    wait_until,
+    whole_seconds_ago,
+    zoned,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -121,7 +130,7 @@ def test_stopped_or_killed_at_any_time_it_has_changed_nothing(
                 if number == signal.SIGINT:
                     assert command.ends(3).splitlines()[-1] == "headrace: stopped; nothing was changed."
                 else:
-                    assert command.process.wait(60) == -signal.SIGKILL
+                    assert command.process.wait(PATIENCE) == -signal.SIGKILL
         stop(worker)
         case.change(**THOSE_BEFORE)
         case.send(mixed(range(200, 260)))
@@ -155,7 +164,7 @@ def test_killed_around_the_switch_it_has_changed_all_or_nothing(
             program="tests.integration.crashing",
             environ={"CRASH": crash},
         ) as command:
-            assert command.process.wait(60) == -signal.SIGKILL, command.err
+            assert command.process.wait(PATIENCE) == -signal.SIGKILL, command.err
         if crash != "commit:after:1":
             case.change(**THOSE_BEFORE)
 
@@ -410,8 +419,9 @@ def test_who_has_read_all_that_the_client_held_is_given_more_at_once(
     with KafkaCase(broker.bootstrap_servers, tmp_path, topic_name) as case:
         case.send(labelled(number) for number in range(3_000))
 
-        began = time.monotonic()
-        read = sum(len(batch) for batch in read_partition(case.settings, 0, 0, 3_000))
+        def took() -> float:
+            began = time.monotonic()
+            assert sum(len(batch) for batch in read_partition(case.settings, 0, 0, 3_000)) == 3_000
+            return time.monotonic() - began
 
-        assert read == 3_000
-        assert time.monotonic() - began < 6.0
+        assert any(took() < 6.0 for _ in range(3)), "it waited each time; a machine does not stall each time"

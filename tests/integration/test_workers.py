@@ -12,7 +12,7 @@ import psutil  # type: ignore[import-untyped]  # its types come in a package of 
 import pytest
 
 from stream.broker import Broker
-from tests.support import Feeder, Incoming, KafkaCase, WorkerProcess, labelled, wait_until
+from tests.support import Feeder, Incoming, KafkaCase, children, labelled, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -34,10 +34,6 @@ def test_two_workers_share_the_partitions_and_end_together_with_0(
         assert case.assert_exactly_once() == 400
 
 
-def children(parent: WorkerProcess) -> list[psutil.Process]:
-    return [child for child in psutil.Process(parent.pid).children() if child.status() != "zombie"]
-
-
 def test_a_killed_worker_is_started_again_and_each_event_is_still_predicted_once(
     broker: Broker, tmp_path: Path, topic_name: str
 ) -> None:
@@ -45,13 +41,13 @@ def test_a_killed_worker_is_started_again_and_each_event_is_still_predicted_once
         with Feeder(case, rate=100.0) as feeder:
             parent = case.start("--workers", "2")
             case.wait_for_predictions(100, parent)
-            killed, other = children(parent)
+            killed, other = children(parent.pid)
             killed.kill()
 
             wait_until(
-                lambda: len(children(parent)) == 2 and killed not in children(parent), "it is there again"
+                lambda: len(found := children(parent.pid)) == 2 and killed not in found, "it is there again"
             )
-            assert other in children(parent)
+            assert other in children(parent.pid)
             seen = case.wait_for_more(200, parent)
             wait_until(
                 lambda: len({status["worker"] for status in case.statuses().values()}) == 2,
@@ -131,7 +127,7 @@ def test_workers_end_when_their_supervisor_is_killed(broker: Broker, tmp_path: P
         case.send(labelled(number, number % 2) for number in range(20))
         parent = case.start("--workers", "2")
         case.wait_for_predictions(20, parent)
-        workers = children(parent)
+        workers = children(parent.pid)
 
         parent.signal(signal.SIGKILL)
 
