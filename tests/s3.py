@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from tests.helpers import free_port
+
 #: What a process that uses the server needs in its environment.
 ENVIRONMENT: Final[Mapping[str, str]] = {
     "AWS_ACCESS_KEY_ID": "testing",
@@ -133,7 +135,10 @@ class S3Server:
 
 
 def main() -> None:
-    """Serve at the port of the first argument (0: a free one), say which, and end with standard input."""
+    """Serve at the port of the first argument, say which, and end with standard input.
+
+    0 is a free one that no outgoing connection takes while the server is away.
+    """
     from moto.moto_server.werkzeug_app import (
         DomainDispatcherApplication,
         MotoRequestHandler,
@@ -147,7 +152,7 @@ def main() -> None:
 
     server = make_server(
         "127.0.0.1",
-        int(sys.argv[1]),
+        int(sys.argv[1]) or free_port(),
         DomainDispatcherApplication(create_backend_app),
         threaded=True,
         request_handler=Quiet,

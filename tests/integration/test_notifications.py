@@ -8,9 +8,7 @@ import email.policy
 import io
 import json
 import logging
-import socket
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from email.message import EmailMessage
@@ -23,11 +21,12 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, Envelope, Session
 from typer.testing import CliRunner
 
-from monitors.notify import ChannelConfig, ChannelFacts, ChannelPolicy, Notice, Notifier, State
+from monitors.notify import ChannelConfig, ChannelFacts, ChannelPolicy, Message, Notice, Notifier, State
 from monitors.notify.notifier import Send
 from monitors.notify.sender import Sender
 from monitors.records import Severity
 from stream.cli import app
+from tests.helpers import free_port
 from tests.integration.conftest import Web
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("sockets_let_go")]
@@ -73,10 +72,7 @@ class Mailbox:
 
 @pytest.fixture
 def mailbox() -> Iterator[tuple[Mailbox, int]]:
-    box = Mailbox()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    box, port = Mailbox(), free_port()
     controller = Controller(
         box, hostname="127.0.0.1", port=port, authenticator=box.authenticate, auth_require_tls=False
     )
@@ -111,8 +107,19 @@ def notice(offset: int = 0, severity: Severity = "warning", state: State = "even
     return Notice(severity=severity, state=state, **(values | other))
 
 
-def impatient(config: ChannelConfig) -> Send:
-    return Sender(config.url, timeout_seconds=0.5).send
+def impatient_with(hanging: Web) -> Callable[[ChannelConfig], Send]:
+    """Half a second for this service as long as it hangs; for all else what a slow machine may take."""
+
+    def sender(config: ChannelConfig) -> Send:
+        impatient, patient = Sender(config.url, timeout_seconds=0.5), Sender(config.url, timeout_seconds=60.0)
+
+        async def send(message: Message) -> str | None:
+            hangs = hanging.answers and f":{hanging.server_port}/" in config.url
+            return await (impatient if hangs else patient).send(message)
+
+        return send
+
+    return sender
 
 
 @asynccontextmanager
@@ -186,9 +193,7 @@ def test_a_service_that_fails_for_a_while_gets_everything_in_the_end_and_no_secr
 
 
 def test_a_service_that_is_not_there_is_tried_until_it_is(web: Web) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
 
     async def scenario() -> None:
         channel = ChannelConfig(name="webhook", url=f"json://127.0.0.1:{port}", policy=QUICK)
@@ -202,8 +207,7 @@ def test_a_service_that_is_not_there_is_tried_until_it_is(web: Web) -> None:
 
 
 def test_a_service_that_hangs_is_given_up_tried_again_and_delays_no_other(web: Web) -> None:
-    web.answers = [0, 0]
-    begun = time.monotonic()
+    web.answers = [0] * 1_000
 
     async def scenario() -> None:
         with Web() as other:
@@ -213,27 +217,27 @@ def test_a_service_that_hangs_is_given_up_tried_again_and_delays_no_other(web: W
                 ChannelConfig(name="hangs", url=web.url(), policy=QUICK),
                 ChannelConfig(name="works", url=other.url(), policy=QUICK),
             ]
-            async with running(*channels, sender=impatient) as notifier:
+            async with running(*channels, sender=impatient_with(web)) as notifier:
                 for offset in range(5):
                     notifier.offer(notice(offset))
                     await until(lambda offset=offset: facts_of(notifier, "works").sent == offset + 1)  # type: ignore[misc]
                 assert facts_of(notifier, "hangs").sent == 0
-                await until(lambda: facts_of(notifier, "hangs").failed == 1)
+                await until(lambda: facts_of(notifier, "hangs").failed >= 2)
                 assert facts_of(notifier, "hangs").last_error == "no answer within 0.5 seconds"
+                assert notifier.settled() == {("payments.alerts", 0): 0}
+                web.answers = []
                 await until(lambda: notifier.settled() == {("payments.alerts", 0): 5})
-                assert facts_of(notifier, "hangs").failed == 2
             other.shutdown()
             thread.join()
 
     asyncio.run(scenario())
 
     assert sum("notice 4" in body["message"] for body in web.bodies) == 1
-    assert time.monotonic() - begun < 20
 
 
 def test_what_was_not_delivered_before_a_crash_is_told_after_it(web: Web) -> None:
     """The caller reads again from what was settled; what was delivered before may be told twice."""
-    web.answers = [200, *[500] * 3]
+    web.answers = [200, *[500] * 1_000]
     log = [notice(offset) for offset in range(6)]
 
     async def first_life() -> int:
@@ -256,6 +260,7 @@ def test_what_was_not_delivered_before_a_crash_is_told_after_it(web: Web) -> Non
             await until(lambda: notifier.settled()["payments.alerts", 0] == 6)
 
     committed = asyncio.run(first_life())
+    web.answers = []
     asyncio.run(second_life(committed))
 
     assert committed == 2
