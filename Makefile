@@ -27,8 +27,9 @@ screenshots: $(SETUP)
 
 test: $(SETUP)
 	$(BIN)/python -m pytest -m 'not full' --numprocesses 2 tests/unit tests/property stream learners monitors deploy
-	$(BIN)/python -m pytest -m 'not full' --numprocesses 3 tests/integration tests/faults
+	$(BIN)/python -m pytest -m 'not full and not alone' --numprocesses 3 tests/integration tests/faults
 	$(BIN)/python -m pytest -m 'not full' --numprocesses 2 --dist loadfile tests/browser
+	$(BIN)/python -m pytest -m alone tests/faults
 
 lint: $(SETUP)
 	$(BIN)/ruff check .
