@@ -509,16 +509,20 @@ class MonitorProcess:
     Args:
         settings_files: The pipelines to watch.
         options: Further options of the command.
+        program: The module to run in the place of `headrace` itself.
         environ: Environment variables; a token in HEADRACE_MONITOR_TOKEN is given with each question.
     """
 
-    def __init__(self, *settings_files: Path, options: Sequence[str] = (), **environ: str) -> None:
+    def __init__(
+        self, *settings_files: Path, options: Sequence[str] = (), program: str | None = None, **environ: str
+    ) -> None:
         self.stderr_file = settings_files[0].with_name(f"monitor-{time.monotonic_ns()}.stderr")
         #: Given with each question.
         self.token = environ.get("HEADRACE_MONITOR_TOKEN")
+        python = PYTHON_MODULE if program is None else (sys.executable, "-m", program)
         with self.stderr_file.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [*PYTHON_MODULE, "monitor", *map(str, settings_files), "--port", "0", *options],
+                [*python, "monitor", *map(str, settings_files), "--port", "0", *options],
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 cwd=ROOT,

@@ -41,7 +41,7 @@ log = structlog.get_logger()
 
 #: Seconds that open connections of browsers get to end.
 SHUTDOWN_SECONDS = 3
-#: Seconds after which it ends, whatever still waits for a broker.
+#: Seconds after a signal within which it ends, whatever still waits for a broker.
 LONGEST_END_SECONDS = 12
 
 
@@ -73,6 +73,8 @@ class Monitor:
         self._telemetry = MonitorTelemetry(version=config.version)
         self._began_at = time.time()
         self._loop_delay = Distribution(Family.MONITOR_LOOP_DELAY.value.buckets)
+        #: When it has ended at the latest, once it is to end; seconds of `time.monotonic`.
+        self.ends_at = float("inf")
         self.site = Site(
             fleet=self.fleet, feeds=feeds, dead_letters=self._dead_letters, channels=self._channels
         )
@@ -177,6 +179,7 @@ class Monitor:
             parts = [serving, waiting, *reading, *telling]
             await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self.ends_at = time.monotonic() + LONGEST_END_SECONDS
             waiting.cancel()
             server.should_exit = True
             for notifier in self.notifiers.values():
@@ -185,7 +188,7 @@ class Monitor:
             for task in reading:  # after them: it keeps how far they came
                 task.cancel()
             others = [serving, *reading]
-            stuck = (await asyncio.wait(others, timeout=LONGEST_END_SECONDS))[1]
+            stuck = (await asyncio.wait(others, timeout=max(0.0, self.ends_at - time.monotonic())))[1]
             listening.close()
             if stuck:  # a client that waits for a broker, and takes no notice of being cancelled
                 _leave(0 if stopped.is_set() else 1)
@@ -255,8 +258,9 @@ def run_monitor(config: MonitorConfig, *, say: Callable[[str], None]) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     for name in ("aiokafka", "faust.transport"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # a broker that is away is told once, by us
-    asyncio.run(Monitor(config, say=say).run())
-    if not _threads_end(SHUTDOWN_SECONDS):
+    running = Monitor(config, say=say)
+    asyncio.run(running.run())
+    if not _threads_end(min(SHUTDOWN_SECONDS, running.ends_at - time.monotonic())):
         # Faust's, for a broker that took a connection and does not answer: Python would wait for it, for minutes.
         _leave(0)
 

@@ -208,6 +208,20 @@ def test_a_broker_that_does_not_answer_any_more_is_told_of_and_does_not_hold_up_
             os.kill(private_broker.pid, signal.SIGCONT)
 
 
+def test_a_client_that_never_ends_does_not_hold_up_the_end(
+    broker: Broker, tmp_path: Path, topic_name: str
+) -> None:
+    """As one that waits for a frozen broker now and then: it takes no notice of being cancelled."""
+    with (
+        drift_case(broker, tmp_path, topic_name) as case,
+        MonitorProcess(case.settings_file, program="tests.integration.stuck") as monitor,
+    ):
+        wait_until(lambda: "waits for ever" in monitor.stderr, "its client is in that state")
+
+        assert monitor.end() == 0
+        assert "ended without waiting for a broker that does not answer" in monitor.stderr
+
+
 @pytest.mark.parametrize(
     "way", [*(pytest.param(way, marks=pytest.mark.full) for way in ("tls", "mutual tls")), "SCRAM-SHA-512"]
 )
