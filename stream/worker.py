@@ -24,7 +24,6 @@ from stream.codec import encode_json
 from stream.errors import (
     DeadLetterBudgetSpent,
     EnvironmentRefused,
-    FencedError,
     HeadraceError,
     ResourcesExhausted,
     in_a_line,
@@ -33,6 +32,7 @@ from stream.health import PartitionFacts, WorkerFacts
 from stream.incidents import SNAPSHOT_INCIDENTS, Incidents, LabelBounds, LabelWatch
 from stream.log import CommitAborted, CommitRetriable, Committed, Log, ProducerFenced
 from stream.measurements import Measurements
+from stream.patience import RETRY_PAUSE, Fencings, StoppedWaiting, until_answered
 from stream.pipeline import NOT_THE_RECORDS_FAULT, Pipeline
 from stream.records import Output, Record, position
 from stream.snapshots.file import Fold
@@ -41,8 +41,6 @@ from stream.snapshots.restoring import choose_beginning, require_log
 
 log = structlog.get_logger()
 
-#: A new producer is tried this often within a minute; once more means that another process uses this id.
-MOST_FENCED_A_MINUTE: Final = 3
 #: Most records in one transaction, and most bytes of dead letters: what is kept to be sent again stays small.
 MOST_RECORDS_A_COMMIT: Final = 20_000
 MOST_OPEN_BYTES: Final = 16 * 1024 * 1024
@@ -57,9 +55,6 @@ BUSY_POLL: Final = 0.001
 SHORT_POLL: Final = 100
 #: Longest time between two commits, in seconds, for a worker that has caught up.
 CAUGHT_UP_INTERVAL: Final = 0.01
-#: Seconds between two tries of a commit that got no answer, and for how long a stopping worker goes on trying.
-RETRY_PAUSE: Final = 0.2
-STOPPING_PATIENCE: Final = 15.0
 #: Seconds between two reports of how the worker stands.
 REPORT_INTERVAL: Final = 0.25
 #: With `stop_at_end`: seconds as a member without any partition after which a worker has nothing to do.
@@ -75,10 +70,6 @@ STORE_PAUSE: Final = 5.0
 STORE_LONGEST_PAUSE: Final = 30.0
 
 T = TypeVar("T")
-
-
-class StoppedWaiting(Exception):
-    """The worker was told to stop while the broker gave no answer."""
 
 
 class StoreAway(Exception):
@@ -210,7 +201,7 @@ class Worker:
         #: Assigned, not yet restored; a dictionary for its order.
         self._waiting: dict[int, None] = {}
         self._ends: dict[int, int] = {}
-        self._fenced_at: list[float] = []
+        self._fencings = Fencings(log.writer, "worker")
         self._dead_letters = RecentDeadLetters(policy.dead_letter_budget)
         #: Position of the dead letter that was too many.
         self._one_too_many: str | None = None
@@ -635,24 +626,13 @@ class Worker:
         )
 
     def _until_answered(self, step: Callable[[], T]) -> T:
-        """Call a step again until it has happened or has failed: without an answer it may have happened.
+        return until_answered(
+            step, again=self._no_answer, should_stop=self._should_stop, clock=self._clock, sleep=self._sleep
+        )
 
-        Raises:
-            StoppedWaiting: The worker is to stop, and was patient.
-        """
-        stopping_since: float | None = None
-        while True:
-            try:
-                return step()
-            except CommitRetriable as error:
-                now = self._clock()
-                if self._should_stop():
-                    stopping_since = now if stopping_since is None else stopping_since
-                    if now - stopping_since > STOPPING_PATIENCE:
-                        raise StoppedWaiting(str(error)) from error
-                log.warning("no answer, trying again", reason=str(error))
-                self._turned()
-                self._sleep(RETRY_PAUSE)
+    def _no_answer(self, error: CommitRetriable) -> None:
+        log.warning("no answer, trying again", reason=str(error))
+        self._turned()
 
     def _abort_and_look(self) -> None:
         """Abort, then keep only the partitions whose committed offset is still the one we know."""
@@ -682,13 +662,7 @@ class Worker:
 
     def _on_fenced(self, error: ProducerFenced) -> None:
         """A new producer; what was owned is lost and restored."""
-        now = self._clock()
-        self._fenced_at = [at for at in self._fenced_at if now - at < 60.0] + [now]
-        if len(self._fenced_at) > MOST_FENCED_A_MINUTE:
-            raise FencedError(
-                f"another process uses the transactional id {self._log.writer!r} "
-                f"(fenced {len(self._fenced_at)} times in a minute). Give each worker its own: [worker] instance."
-            ) from error
+        self._fencings.add(error, self._clock())
         log.warning("producer fenced, starting a new one", reason=str(error))
         self._measurements.fenced()
         self._waiting.update(dict.fromkeys(self._owned))

@@ -16,8 +16,9 @@ from typing import Final, TypeVar
 
 import structlog
 
-from stream.errors import EnvironmentRefused, FencedError
+from stream.errors import EnvironmentRefused
 from stream.log import CommitAborted, CommitRetriable, Committed, ProducerFenced
+from stream.patience import RETRY_PAUSE, Fencings, StoppedWaiting, until_answered
 from stream.records import Headers
 from stream.relay.headers import relay_headers
 from stream.relay.log import Place, RelayLog, SourceRecord
@@ -38,25 +39,16 @@ PAUSE: Final = 0.05
 FULL_POLL: Final = 500
 #: Seconds that a poll may wait; a signal is heeded after that at the latest.
 IDLE_POLL: Final = 0.2
-#: Seconds between two tries of what got no answer, and for how long a stopping relay goes on trying.
-RETRY_PAUSE: Final = 0.2
-STOPPING_PATIENCE: Final = 15.0
 #: Seconds between two log lines about how it stands.
 REPORT_INTERVAL: Final = 60.0
 #: The promise, seconds: a transaction is open no longer than this.
 HELD_BACK: Final = 0.05
-#: A new producer is tried this often within a minute; once more means that another process uses this id.
-MOST_FENCED_A_MINUTE: Final = 3
 #: Seconds that the events topic may keep its end from readers, after all was relayed, before that is an error.
 READABLE_PATIENCE: Final = 60.0
 
 T = TypeVar("T")
 #: Partition of the events topic, record, and all its headers.
 Outgoing = tuple[int, SourceRecord, Headers]
-
-
-class StoppedWaiting(Exception):
-    """The relay was told to stop while the broker gave no answer."""
 
 
 @dataclass(slots=True)
@@ -153,7 +145,7 @@ class Relay:
         self._owned: dict[Place, Owned] = {}
         #: Assigned, not yet begun; a dictionary for its order.
         self._waiting: dict[Place, None] = {}
-        self._fenced_at: list[float] = []
+        self._fencings = Fencings(log.writer, "machine")
         self._most_records = MOST_RECORDS
         self._began_at = float("-inf")
         self._reported_at = 0.0
@@ -342,35 +334,19 @@ class Relay:
 
     def _on_fenced(self, error: ProducerFenced) -> None:
         """A new producer; what was owned is looked at again."""
-        now = self._clock()
-        self._fenced_at = [at for at in self._fenced_at if now - at < 60.0] + [now]
-        if len(self._fenced_at) > MOST_FENCED_A_MINUTE:
-            raise FencedError(
-                f"another process uses the transactional id {self._log.writer!r} "
-                f"(fenced {len(self._fenced_at)} times in a minute). Give each machine its own: [worker] instance."
-            ) from error
+        self._fencings.add(error, self._clock())
         log.warning("relay's producer fenced, starting a new one", reason=str(error))
         self._until_answered(self._log.renew_producer)
         self._start_over()
 
     def _until_answered(self, step: Callable[[], T]) -> T:
-        """Call a step again until it has happened or has failed: without an answer it may have happened.
+        return until_answered(
+            step, again=self._no_answer, should_stop=self._should_stop, clock=self._clock, sleep=self._sleep
+        )
 
-        Raises:
-            StoppedWaiting: The relay is to stop, and was patient.
-        """
-        stopping_since: float | None = None
-        while True:
-            try:
-                return step()
-            except CommitRetriable as error:
-                now = self._clock()
-                if self._should_stop():
-                    stopping_since = now if stopping_since is None else stopping_since
-                    if now - stopping_since > STOPPING_PATIENCE:
-                        raise StoppedWaiting(str(error)) from error
-                log.warning("relay got no answer, trying again", reason=str(error))
-                self._sleep(RETRY_PAUSE)
+    @staticmethod
+    def _no_answer(error: CommitRetriable) -> None:
+        log.warning("relay got no answer, trying again", reason=str(error))
 
     # The end ----------------------------------------------------------------------------------------------------
 

@@ -22,11 +22,12 @@ from stream.errors import (
 )
 from stream.health import PartitionFacts, WorkerFacts
 from stream.log import Committed
+from stream.patience import STOPPING_PATIENCE
 from stream.pipeline import Pipeline
 from stream.records import Output, Record
 from stream.settings import Settings
 from stream.testing import Fault, ManualClock, MemoryCluster, MemoryLog, Step, SteppedWorker
-from stream.worker import NOTHING_TO_DO, RECORDS_A_LOOK, STOPPING_PATIENCE, Worker
+from stream.worker import NOTHING_TO_DO, RECORDS_A_LOOK, Worker
 from tests.helpers import body, fold, settings_for
 
 SETTINGS = settings_for(topics={"events": "events", "outcomes": "outcomes"})
