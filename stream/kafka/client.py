@@ -5,15 +5,16 @@ Facts about librdkafka that shaped it are in docs/decisions/0001-data-plane-is-a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from threading import Thread
 from typing import Any, Final
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
@@ -283,6 +284,114 @@ def admin_client(settings: Settings, config: Mapping[str, Any]) -> AdminClient:
             text=f"is not taken by librdkafka: {text}. Its CONFIGURATION.md lists every key and its values.",
         )
         raise ConfigError([mistake]) from error
+
+
+def client_config(settings: Settings, errors: ClientErrors, client_id: str) -> dict[str, Any]:
+    """What each client has: where the broker is, who asks, and who hears of trouble."""
+    return {
+        **librdkafka_config(settings.kafka),
+        "error_cb": errors,
+        "client.id": client_id,
+        # What matters to us comes as an error or an event; its own lines would surround our sentences.
+        "log_level": 2,
+        "logger": SILENT,
+    }
+
+
+#: What each consumer has: it is handed nothing uncommitted, is told of the end, and its offsets are set by us.
+CONSUMER_RULES: Final[Mapping[str, Any]] = {
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    # Anything else jumps silently over a truncated log.
+    "auto.offset.reset": "error",
+    "isolation.level": "read_committed",
+    "enable.partition.eof": True,
+}
+
+
+def group_member(settings: Settings, config: Mapping[str, Any], errors: ClientErrors, group: str) -> Consumer:
+    """A consumer that becomes a member of a group when it subscribes.
+
+    Args:
+        settings: Say after which time a silent member is missed.
+        config: See `client_config`.
+        errors: Hears of this consumer's trouble.
+        group: Which one.
+    """
+    session_timeout_ms = settings.worker.session_timeout_ms
+    return Consumer(
+        {
+            **CONSUMER_TUNING,
+            **config,
+            **CONSUMER_RULES,
+            "error_cb": errors,
+            "group.id": group,
+            "partition.assignment.strategy": "cooperative-sticky",
+            "session.timeout.ms": session_timeout_ms,
+            # A peer learns of a member's death by its next heartbeat: seconds in which nobody works in its place.
+            "heartbeat.interval.ms": min(1_000, session_timeout_ms // 3),
+        }
+    )
+
+
+def lone_reader(config: Mapping[str, Any], group: str, tuning: Mapping[str, Any] | None = None) -> Consumer:
+    """A consumer that is assigned its partitions by hand; the client asks for a group, which it never joins."""
+    return Consumer({**CONSUMER_TUNING, **(tuning or {}), **config, **CONSUMER_RULES, "group.id": group})
+
+
+def first_producer(settings: Settings, new: Callable[[], Producer]) -> Producer:
+    """The first producer of a process; the broker may just be starting.
+
+    Raises:
+        EnvironmentRefused: No broker serves transactions for a minute.
+    """
+    deadline = time.monotonic() + 6 * START_TIMEOUT
+    while True:
+        try:
+            return new()
+        except CommitRetriable as error:
+            if time.monotonic() > deadline:
+                servers = settings.kafka.bootstrap_servers
+                raise EnvironmentRefused(f"no broker serves transactions at {servers} ({error}).") from error
+
+
+def unanswered(
+    settings: Settings,
+    error: KafkaException,
+    what: str,
+    clients: Sequence[AdminClient | Consumer],
+    *,
+    of_source: bool = False,
+) -> Exception:
+    """What became of a question: ask again later, or refuse. Clients that ask with stale metadata get new."""
+    code: KafkaError = error.args[0]
+    if code.code() in STALE_METADATA:
+        for client in clients:
+            with contextlib.suppress(KafkaException):
+                client.list_topics(timeout=COMMIT_TIMEOUT)
+    if code.code() not in NO_SUCH_TOPIC and (code.retriable() or code.code() in NO_ANSWER):
+        return CommitRetriable(f"{what}: {code.str()}")
+    return refused(settings, code, what, of_source=of_source)
+
+
+def commit_alone(
+    settings: Settings, consumer: Consumer, offsets: Sequence[TopicPartition], writer: str
+) -> None:
+    """Commit offsets that no producer has part in.
+
+    Raises:
+        CommitRetriable: No answer.
+        CommitAborted: The group has moved on.
+        EnvironmentRefused: The broker refuses.
+    """
+    try:
+        results = consumer.commit(offsets=list(offsets), asynchronous=False)
+        failed = [result.error for result in results or () if result.error is not None]
+        if failed:
+            raise KafkaException(failed[0])
+    except KafkaException as error:
+        found = commit_error(settings, error, writer)
+        raise (CommitAborted(str(found)) if isinstance(found, ProducerFenced) else found) from error
 
 
 def count_brokers(settings: Settings, timeout: float = START_TIMEOUT) -> int:

@@ -27,30 +27,33 @@ from stream.kafka.client import (
     BATCH,
     COMMIT_TIMEOUT,
     COMMITTED_TIMEOUT,
-    CONSUMER_TUNING,
     GLANCE,
     LATEST,
     LEAVE_TIMEOUT,
     MARKERS_TIMEOUT,
     NEVER_WRITTEN,
-    NO_ANSWER,
     NO_SUCH_TOPIC,
     NOT_ALLOWED,
     PRODUCER_TUNING,
     READ_PATIENCE,
     REJOIN_PATIENCE,
     SILENT,
-    STALE_METADATA,
     START_TIMEOUT,
     ClientErrors,
     admin_client,
     bounded,
+    client_config,
+    commit_alone,
     commit_error,
+    first_producer,
+    group_member,
     headers_of,
+    lone_reader,
     metadata_text,
     refused,
+    unanswered,
 )
-from stream.log import CommitAborted, CommitRetriable, Committed, ProducerFenced
+from stream.log import CommitRetriable, Committed, ProducerFenced
 from stream.records import Output, Record, new_tuple, position
 from stream.settings import Settings
 from stream.settings.connection import librdkafka_config
@@ -84,14 +87,7 @@ class KafkaLog:
             self._outputs["outcomes"] = settings.topics.outcomes
         self._errors = ClientErrors()
         self._consumer_errors = ClientErrors()
-        self._base: dict[str, Any] = {
-            **librdkafka_config(settings.kafka),
-            "error_cb": self._errors,
-            "client.id": writer,
-            # What matters to us comes as an error or an event; its own lines would surround our sentences.
-            "log_level": 2,
-            "logger": SILENT,
-        }
+        self._base = client_config(settings, self._errors, writer)
         self._admin = admin_client(settings, self._base)
         self._check_topics()
         self._group = settings.name
@@ -160,36 +156,10 @@ class KafkaLog:
         return refused(self._settings, error, what)
 
     def _unanswered(self, error: KafkaException, what: str) -> Exception:
-        """What became of a question: ask again later, or refuse."""
-        code: KafkaError = error.args[0]
-        if code.code() in STALE_METADATA:
-            for client in (self._admin, self._consumer):
-                with contextlib.suppress(KafkaException):
-                    client.list_topics(timeout=COMMIT_TIMEOUT)
-        if code.code() not in NO_SUCH_TOPIC and (code.retriable() or code.code() in NO_ANSWER):
-            return CommitRetriable(f"{what}: {code.str()}")
-        return self._refused(code, what)
+        return unanswered(self._settings, error, what, (self._admin, self._consumer))
 
     def _new_consumer(self) -> Consumer:
-        worker = self._settings.worker
-        return Consumer(
-            {
-                **CONSUMER_TUNING,
-                **self._base,
-                "error_cb": self._consumer_errors,
-                "group.id": self._group,
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                # Offsets are set by us: anything else jumps silently over a truncated log.
-                "auto.offset.reset": "error",
-                "isolation.level": "read_committed",
-                "partition.assignment.strategy": "cooperative-sticky",
-                "session.timeout.ms": worker.session_timeout_ms,
-                # A peer learns of a worker's death by its next heartbeat: seconds in which nobody predicts.
-                "heartbeat.interval.ms": min(1_000, worker.session_timeout_ms // 3),
-                "enable.partition.eof": True,
-            }
-        )
+        return group_member(self._settings, self._base, self._consumer_errors, self._group)
 
     def _new_producer(self) -> Producer:
         if self._exactly_once:
@@ -237,15 +207,7 @@ class KafkaLog:
         self, *, on_revoked: Callable[[Sequence[int]], None], on_lost: Callable[[Sequence[int]], None]
     ) -> None:
         """See `stream.log.Log.join`."""
-        deadline = time.monotonic() + 6 * START_TIMEOUT
-        while self._producer is None:
-            try:
-                self._producer = self._new_producer()
-            except CommitRetriable as error:
-                if time.monotonic() > deadline:
-                    raise EnvironmentRefused(
-                        f"no broker serves transactions at {self._servers} ({error})."
-                    ) from error
+        self._producer = first_producer(self._settings, self._new_producer)
 
         # A consumer that was replaced may still call back while it closes: it has no say any more.
         def assigned(consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -470,18 +432,7 @@ class KafkaLog:
         return TopicPartition(self._topic, partition, committed.next_offset, committed.metadata)
 
     def _commit_offsets(self, offsets: list[TopicPartition]) -> None:
-        try:
-            results = self._consumer.commit(offsets=offsets, asynchronous=False)
-        except KafkaException as error:
-            raise self._claim_error(error) from error
-        for result in results or ():
-            if result.error is not None:
-                raise self._claim_error(KafkaException(result.error))
-
-    def _claim_error(self, error: KafkaException) -> Exception:
-        """As `_commit_error`, for a commit that no producer has part in."""
-        found = self._commit_error(error)
-        return CommitAborted(str(found)) if isinstance(found, ProducerFenced) else found
+        commit_alone(self._settings, self._consumer, offsets, self.writer)
 
     def bounds(self, partition: int) -> tuple[int, int]:
         """See `stream.log.Log.bounds`."""
@@ -678,21 +629,8 @@ def read_partition(settings: Settings, partition: int, first: int, end: int) -> 
     """
     topic = settings.topics.events
     errors = ClientErrors()
-    consumer = Consumer(
-        {
-            **librdkafka_config(settings.kafka),
-            **CONSUMER_TUNING,
-            "error_cb": errors,
-            "client.id": f"{settings.name}-rebuild",
-            "log_level": 2,
-            "logger": SILENT,
-            "group.id": f"{settings.name}.rebuild",  # asked for by the client, and never joined
-            "enable.auto.commit": False,
-            "auto.offset.reset": "error",
-            "isolation.level": "read_committed",
-            "enable.partition.eof": True,
-        }
-    )
+    name = settings.name
+    consumer = lone_reader(client_config(settings, errors, f"{name}-rebuild"), f"{name}.rebuild")
     at = first
 
     def on_error(error: KafkaError, message: Any) -> None:

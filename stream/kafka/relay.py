@@ -30,35 +30,36 @@ from stream.kafka.client import (
     BATCH,
     COMMIT_TIMEOUT,
     COMMITTED_TIMEOUT,
-    CONSUMER_TUNING,
     GLANCE,
     LATEST,
     LEAVE_TIMEOUT,
     NEVER_WRITTEN,
-    NO_ANSWER,
     NO_SUCH_TOPIC,
     NOT_ALLOWED,
     PRODUCER_TUNING,
     READ_PATIENCE,
     REJOIN_PATIENCE,
-    SILENT,
-    STALE_METADATA,
     START_TIMEOUT,
     ClientErrors,
     admin_client,
     bounded,
+    client_config,
+    commit_alone,
     commit_error,
+    first_producer,
+    group_member,
     headers_of,
+    lone_reader,
     metadata_text,
     refused,
+    unanswered,
 )
-from stream.log import CommitAborted, CommitRetriable, Committed, ProducerFenced
+from stream.log import CommitRetriable, Committed, ProducerFenced
 from stream.records import Headers, new_tuple, position
 from stream.relay.headers import relayed_for
 from stream.relay.log import Place, SourceRecord
 from stream.relay.places import UNTOLD, check_partitions, group_of, metadata_of, target
 from stream.settings import Settings
-from stream.settings.connection import librdkafka_config
 
 log = structlog.get_logger()
 
@@ -89,13 +90,7 @@ class KafkaRelay:
         self._group = group_of(settings)
         self._errors = ClientErrors()
         self._consumer_errors = ClientErrors()
-        self._base: dict[str, Any] = {
-            **librdkafka_config(settings.kafka),
-            "error_cb": self._errors,
-            "client.id": writer,
-            "log_level": 2,
-            "logger": SILENT,
-        }
+        self._base = client_config(settings, self._errors, writer)
         self._admin = admin_client(settings, self._base)
         self.partitions: dict[str, int] = {}
         self.topic_ids: dict[str, str] = {}
@@ -156,34 +151,10 @@ class KafkaRelay:
             raise self._unanswered(error, f"topic {self._events!r}") from error
 
     def _unanswered(self, error: KafkaException, what: str, *, of_source: bool = False) -> Exception:
-        """What became of a question: ask again later, or refuse."""
-        code: KafkaError = error.args[0]
-        if code.code() in STALE_METADATA:
-            for client in (self._admin, self._consumer):
-                with contextlib.suppress(KafkaException):
-                    client.list_topics(timeout=COMMIT_TIMEOUT)
-        if code.code() not in NO_SUCH_TOPIC and (code.retriable() or code.code() in NO_ANSWER):
-            return CommitRetriable(f"{what}: {code.str()}")
-        return refused(self._settings, code, what, of_source=of_source)
+        return unanswered(self._settings, error, what, (self._admin, self._consumer), of_source=of_source)
 
     def _new_consumer(self) -> Consumer:
-        worker = self._settings.worker
-        return Consumer(
-            {
-                **CONSUMER_TUNING,
-                **self._base,
-                "error_cb": self._consumer_errors,
-                "group.id": self._group,
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "auto.offset.reset": "error",
-                "isolation.level": "read_committed",
-                "partition.assignment.strategy": "cooperative-sticky",
-                "session.timeout.ms": worker.session_timeout_ms,
-                "heartbeat.interval.ms": min(1_000, worker.session_timeout_ms // 3),
-                "enable.partition.eof": True,
-            }
-        )
+        return group_member(self._settings, self._base, self._consumer_errors, self._group)
 
     def _new_producer(self) -> Producer:
         producer = Producer(
@@ -213,16 +184,8 @@ class KafkaRelay:
         Raises:
             EnvironmentRefused: No broker serves transactions.
         """
-        deadline = time.monotonic() + 6 * START_TIMEOUT
-        while self._producer is None:
-            try:
-                self._producer = self._new_producer()
-            except CommitRetriable as error:
-                if time.monotonic() > deadline:
-                    servers = self._settings.kafka.bootstrap_servers
-                    raise EnvironmentRefused(
-                        f"no broker serves transactions at {servers} ({error})."
-                    ) from error
+        if self._producer is None:
+            self._producer = first_producer(self._settings, self._new_producer)
 
     # The group --------------------------------------------------------------------------------------------------
 
@@ -388,14 +351,7 @@ class KafkaRelay:
 
     def claim(self, commits: Mapping[Place, Committed]) -> None:
         """See `stream.relay.log.RelayLog.claim`."""
-        try:
-            results = self._consumer.commit(offsets=_offsets(commits), asynchronous=False)
-            failed = [result.error for result in results or () if result.error is not None]
-            if failed:
-                raise KafkaException(failed[0])
-        except KafkaException as error:
-            found = commit_error(self._settings, error, self.writer)
-            raise (CommitAborted(str(found)) if isinstance(found, ProducerFenced) else found) from error
+        commit_alone(self._settings, self._consumer, _offsets(commits), self.writer)
 
     def bounds(self, place: Place) -> tuple[int, int]:
         """See `stream.relay.log.RelayLog.bounds`."""
@@ -475,18 +431,7 @@ class KafkaRelay:
             elif error.fatal() or error.code() in (*NOT_ALLOWED, *NO_SUCH_TOPIC):
                 raise refused(self._settings, error, str(place), of_source=place.topic != self._events)
 
-        consumer = Consumer(
-            {
-                **CONSUMER_TUNING,
-                "queued.max.messages.kbytes": ahead_kbytes,
-                **self._base,
-                "group.id": self._group,  # asked for by the client, and not joined by this one
-                "enable.auto.commit": False,
-                "auto.offset.reset": "error",
-                "isolation.level": "read_committed",
-                "enable.partition.eof": True,
-            }
-        )
+        consumer = lone_reader(self._base, self._group, {"queued.max.messages.kbytes": ahead_kbytes})
         try:
             consumer.assign([TopicPartition(*place, first)])
             heard = time.monotonic()

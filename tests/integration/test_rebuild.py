@@ -413,7 +413,7 @@ def test_who_has_read_all_that_the_client_held_is_given_more_at_once(
 ) -> None:
     """With so much in hand the client stops fetching; by default it looks again after a second, ten times here."""
     monkeypatch.setattr(
-        "stream.kafka.log.CONSUMER_TUNING",
+        "stream.kafka.client.CONSUMER_TUNING",
         {**CONSUMER_TUNING, "queued.min.messages": 100, "fetch.message.max.bytes": 16_384},
     )
     with KafkaCase(broker.bootstrap_servers, tmp_path, topic_name) as case:
