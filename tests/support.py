@@ -38,7 +38,7 @@ from stream.settings import Settings, load_settings
 
 ROOT = Path(__file__).parent.parent
 #: Seconds that any wait for a state may take on a slow machine.
-PATIENCE = 120.0
+PATIENCE = 300.0
 #: A process that is woken later than this, in seconds, was not waiting for its turn: the machine stood still.
 STALL = 0.5
 

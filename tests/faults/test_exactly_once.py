@@ -153,7 +153,7 @@ LINEAR = {"use": "logistic-regression"}
 FOREST = {"use": "adaptive-random-forest", "parameters": {"n_models": 3}}
 #: What a worker may grow by while the broker is frozen, away, and back: room for its queues, not for a leak.
 MOST_GROWN_MIB = 64
-AT_LENGTH = [pytest.mark.full, pytest.mark.timeout(1_200)]
+AT_LENGTH = [pytest.mark.full, pytest.mark.timeout(3_600)]
 
 
 class Kills(NamedTuple):

@@ -138,7 +138,7 @@ def killed(
 
 
 @pytest.mark.parametrize(
-    "kills", [pytest.param(2, id="few"), pytest.param(8, id="many", marks=[FULL, pytest.mark.timeout(900)])]
+    "kills", [pytest.param(2, id="few"), pytest.param(8, id="many", marks=[FULL, pytest.mark.timeout(2_700)])]
 )
 def test_late_lost_doubled_and_conflicting_labels_with_kills_on_the_way(
     broker: Broker, tmp_path: Path, topic_name: str, kills: int
@@ -151,7 +151,7 @@ def test_late_lost_doubled_and_conflicting_labels_with_kills_on_the_way(
 
 
 @FULL
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2_700)
 def test_expiry_silence_and_corrections_with_kills_on_the_way(
     broker: Broker, tmp_path: Path, topic_name: str
 ) -> None:

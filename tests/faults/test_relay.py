@@ -100,7 +100,7 @@ def both(number: int, partitions: int) -> Incoming:
     "kills",
     [
         pytest.param(3, id="few", marks=FULL),
-        pytest.param(20, id="many", marks=[FULL, pytest.mark.timeout(900)]),
+        pytest.param(20, id="many", marks=[FULL, pytest.mark.timeout(2_700)]),
     ],
 )
 def test_relays_killed_at_random_moments_leave_no_gap_and_no_duplicate(

@@ -53,7 +53,7 @@ pytestmark = pytest.mark.faults
 
 LINEAR = {"use": "logistic-regression"}
 FOREST = {"use": "adaptive-random-forest", "parameters": {"n_models": 3}}
-AT_LENGTH = [pytest.mark.full, pytest.mark.timeout(1_200)]
+AT_LENGTH = [pytest.mark.full, pytest.mark.timeout(3_600)]
 #: Sections under which a dead worker is missed soon, and a dead transaction never ends by itself.
 DIES_OFTEN = {"session_timeout_ms": 1_500, "transaction_timeout_ms": 60_000}
 

@@ -21,9 +21,9 @@ from tests.support import Feeder, KafkaCase, WorkerProcess, labelled, wait_until
 pytestmark = pytest.mark.integration
 
 
-def assert_refused(worker: WorkerProcess, *words: str, seconds: float = 60.0) -> None:
+def assert_refused(worker: WorkerProcess, *words: str) -> None:
     """Exit code 3 and one line for the operator, with these words."""
-    assert worker.wait(seconds) == 3, worker.stderr
+    assert worker.wait() == 3, worker.stderr
     assert "Traceback" not in worker.stderr, worker.stderr
     assert worker.said.count("\n") == 0, worker.stderr
     assert worker.said.startswith("headrace: "), worker.stderr
@@ -156,7 +156,7 @@ def test_a_topic_deleted_under_a_running_worker_stops_it(
         with case.admin() as admin:
             admin.delete_topics([case.topic("events")])
 
-        assert_refused(worker, case.topic("events"), seconds=120)
+        assert_refused(worker, case.topic("events"))
 
 
 def test_an_output_topic_that_refuses_a_record_stops_the_worker_with_the_position(
@@ -234,7 +234,7 @@ def test_a_refused_permission_is_said_as_one(kafka_installed: None, tmp_path: Pa
                 ("TRANSACTIONAL_ID", topic_name, ["WRITE", "DESCRIBE"]),
             ]
             for kind, name, operations in grants:
-                assert_refused(case.start(), "permission", "worker", seconds=90)
+                assert_refused(case.start(), "permission", "worker")
                 allow(case, "worker", kind, name, operations)
 
             case.run_to_end()

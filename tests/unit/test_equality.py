@@ -86,7 +86,7 @@ def test_every_learner_scores_as_in_river(name: str, task: str) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.timeout(1_800)
+@pytest.mark.timeout(5_400)
 @pytest.mark.parametrize(("name", "task"), ALL)
 def test_every_learner_scores_as_in_river_on_all_of_the_data(name: str, task: str) -> None:
     metric, river = next(iter(METRICS[task].items()))
@@ -204,7 +204,7 @@ def test_late_labels_of_a_drifting_stream_score_as_in_river(when: str) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.timeout(1_800)
+@pytest.mark.timeout(5_400)
 @pytest.mark.parametrize("when", list(DELAYS))
 @pytest.mark.parametrize(("name", "task"), ALL)
 def test_every_learner_with_late_labels_scores_as_in_river(name: str, task: str, when: str) -> None:
@@ -212,7 +212,7 @@ def test_every_learner_with_late_labels_scores_as_in_river(name: str, task: str,
 
 
 @pytest.mark.full
-@pytest.mark.timeout(1_800)
+@pytest.mark.timeout(5_400)
 @pytest.mark.parametrize("when", list(DELAYS))
 @pytest.mark.parametrize(("name", "task"), LATE)
 def test_late_labels_score_as_in_river_on_all_of_the_data(name: str, task: str, when: str) -> None:

@@ -14,7 +14,7 @@ from benchmarks.results import write_section
 
 
 @pytest.mark.full
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_800)
 @pytest.mark.parametrize(
     ("module", "section"), [("pipeline", "make bench"), ("clients", "make bench-clients")]
 )
