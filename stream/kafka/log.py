@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from threading import Thread
 from typing import Any
 
 import structlog
@@ -36,7 +35,6 @@ from stream.kafka.client import (
     NOT_ALLOWED,
     PRODUCER_TUNING,
     READ_PATIENCE,
-    REJOIN_PATIENCE,
     SILENT,
     START_TIMEOUT,
     ClientErrors,
@@ -53,6 +51,7 @@ from stream.kafka.client import (
     refused,
     unanswered,
 )
+from stream.kafka.member import Member
 from stream.log import CommitRetriable, Committed, ProducerFenced
 from stream.records import Output, Record, new_tuple, position
 from stream.settings import Settings
@@ -91,11 +90,13 @@ class KafkaLog:
         self._admin = admin_client(settings, self._base)
         self._check_topics()
         self._group = settings.name
-        self._consumer = self._new_consumer()
-        self._subscribe: Callable[[], None] = lambda: None
-        self._closing: Thread | None = None
-        #: When this worker last began to wait for its share, seconds on the monotonic clock.
-        self._waits_since = time.monotonic()
+        self._member = Member(
+            lambda: group_member(settings, self._base, self._consumer_errors, self._group),
+            [self._topic],
+            place=lambda item: item.partition,
+            where=lambda partition: (self._topic, partition),
+            session_seconds=settings.worker.session_timeout_ms / 1_000,
+        )
         self._producer: Producer | None = None
         #: One request at a time: what is sent again must not come behind what was said after it, as an incident's
         #: beginning behind its end.
@@ -107,10 +108,6 @@ class KafkaLog:
                 "max.in.flight.requests.per.connection": 1,
             }
         )
-        self._has_assignment = False
-        self._assigned: list[int] = []
-        self._started: set[int] = set()
-        self._positions: dict[int, int] = {}
         self._in_transaction = False
         self._unsent_offsets: list[TopicPartition] = []
         self._open_bytes = 0
@@ -158,8 +155,9 @@ class KafkaLog:
     def _unanswered(self, error: KafkaException, what: str) -> Exception:
         return unanswered(self._settings, error, what, (self._admin, self._consumer))
 
-    def _new_consumer(self) -> Consumer:
-        return group_member(self._settings, self._base, self._consumer_errors, self._group)
+    @property
+    def _consumer(self) -> Consumer:
+        return self._member.consumer
 
     def _new_producer(self) -> Producer:
         if self._exactly_once:
@@ -209,76 +207,22 @@ class KafkaLog:
         """See `stream.log.Log.join`."""
         self._producer = first_producer(self._settings, self._new_producer)
 
-        # A consumer that was replaced may still call back while it closes: it has no say any more.
-        def assigned(consumer: Consumer, partitions: list[TopicPartition]) -> None:
-            if consumer is not self._consumer:
-                return
-            # Fetching starts in `start`, when the state is there: the assignment is taken empty-handed.
-            consumer.incremental_assign([])
-            self._has_assignment = True
-            self._assigned += [item.partition for item in partitions]
-
-        def let_go(
-            consumer: Consumer, partitions: list[TopicPartition], tell: Callable[[Sequence[int]], None]
-        ) -> None:
-            if consumer is not self._consumer:
-                return
-            numbers = [item.partition for item in partitions]
-            tell(numbers)
-            self._assigned = [number for number in self._assigned if number not in numbers]
-            started = [number for number in numbers if number in self._started]
-            consumer.incremental_unassign([TopicPartition(self._topic, number) for number in started])
-            self._started.difference_update(started)
-
-        def lost(consumer: Consumer, partitions: list[TopicPartition]) -> None:
-            if consumer is self._consumer:
-                self._has_assignment = False
-            let_go(consumer, partitions, on_lost)
-            self._waits_since = time.monotonic()
-
-        self._subscribe = lambda: self._consumer.subscribe(
-            [self._topic],
-            on_assign=assigned,
-            on_revoke=lambda consumer, partitions: let_go(consumer, partitions, on_revoked),
-            on_lost=lost,
-        )
-        self._waits_since = time.monotonic()
-        self._subscribe()
-
-    def _rejoin_if_forgotten(self) -> None:
-        """Join anew, with a new consumer, when the group has given no share for much too long.
-
-        After a broker was frozen for longer than the session, a consumer was seen once in a few times never to ask
-        for its place again. The old one is closed aside, since that may take as long.
-        """
-        patience = max(REJOIN_PATIENCE, 3 * self._settings.worker.session_timeout_ms / 1_000)
-        if self._has_assignment or time.monotonic() - self._waits_since < patience:
-            return
-        self._waits_since = time.monotonic()
-        if self._closing is not None and self._closing.is_alive():
-            return
-        log.warning("no share of the partitions for too long, joining anew", seconds=patience)
-        self._closing = Thread(target=self._consumer.close, daemon=True)
-        self._consumer = self._new_consumer()
-        self._started.clear()
-        self._assigned.clear()
-        self._subscribe()
-        self._closing.start()
+        self._member.join(on_revoked=on_revoked, on_lost=on_lost)
 
     def poll(self, timeout_seconds: float) -> Sequence[Record]:
         """See `stream.log.Log.poll`."""
-        first = self._consumer.poll(timeout_seconds)
-        if first is None:
+        messages = self._member.poll(timeout_seconds)
+        if not messages:
             if self._consumer_errors.refusal is not None:
                 raise self._refused(self._consumer_errors.refusal, f"topic {self._topic!r}")
-            self._rejoin_if_forgotten()
+            self._member.rejoin_if_forgotten()
             return ()
-        return _records((first, *self._consumer.consume(BATCH, 0)), self._on_poll_error)
+        return _records(messages, self._on_poll_error)
 
     def _on_poll_error(self, error: KafkaError, message: Any) -> None:
         code = error.code()
         if code == KafkaError._PARTITION_EOF:
-            self._positions[message.partition()] = message.offset()
+            self._member.positions[message.partition()] = message.offset()
         elif code == KafkaError._AUTO_OFFSET_RESET:
             raise EnvironmentRefused(
                 f"{position(self._topic, message.partition(), message.offset())}: the log has no such offset: "
@@ -293,27 +237,19 @@ class KafkaLog:
 
     def has_assignment(self) -> bool:
         """See `stream.log.Log.has_assignment`."""
-        return self._has_assignment
+        return self._member.has_assignment
 
     def take_assigned(self) -> Sequence[int]:
         """See `stream.log.Log.take_assigned`."""
-        if not self._assigned:
-            return ()
-        assigned, self._assigned = self._assigned, []
-        return assigned
+        return self._member.take_assigned()
 
     def start(self, partition: int, offset: int) -> None:
         """See `stream.log.Log.start`."""
-        where = TopicPartition(self._topic, partition)
-        if partition in self._started:
-            self._consumer.incremental_unassign([where])
-        self._consumer.incremental_assign([TopicPartition(self._topic, partition, offset)])
-        self._started.add(partition)
-        self._positions[partition] = offset
+        self._member.start(partition, offset)
 
     def position(self, partition: int) -> int:
         """See `stream.log.Log.position`."""
-        return self._positions[partition]
+        return self._member.positions[partition]
 
     def end(self, partition: int) -> int | None:
         """See `stream.log.Log.end`."""

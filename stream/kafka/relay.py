@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from threading import Thread
 from typing import Any, Final
 
 import structlog
@@ -38,7 +37,6 @@ from stream.kafka.client import (
     NOT_ALLOWED,
     PRODUCER_TUNING,
     READ_PATIENCE,
-    REJOIN_PATIENCE,
     START_TIMEOUT,
     ClientErrors,
     admin_client,
@@ -54,6 +52,7 @@ from stream.kafka.client import (
     refused,
     unanswered,
 )
+from stream.kafka.member import Member
 from stream.log import CommitRetriable, Committed, ProducerFenced
 from stream.records import Headers, new_tuple, position
 from stream.relay.headers import relayed_for
@@ -95,15 +94,14 @@ class KafkaRelay:
         self.partitions: dict[str, int] = {}
         self.topic_ids: dict[str, str] = {}
         self._check_topics()
-        self._consumer = self._new_consumer()
-        self._subscribe: Callable[[], None] = lambda: None
-        self._closing: Thread | None = None
-        self._waits_since = time.monotonic()
+        self._member = Member(
+            lambda: group_member(settings, self._base, self._consumer_errors, self._group),
+            list(self.partitions),
+            place=_place,
+            where=lambda place: place,
+            session_seconds=settings.worker.session_timeout_ms / 1_000,
+        )
         self._producer: Producer | None = None
-        self._has_assignment = False
-        self._assigned: list[Place] = []
-        self._started: set[Place] = set()
-        self._positions: dict[Place, int] = {}
         self._in_transaction = False
         #: What the open transaction holds, to say which record it is that can't be written.
         self._sent: list[SourceRecord] = []
@@ -153,8 +151,9 @@ class KafkaRelay:
     def _unanswered(self, error: KafkaException, what: str, *, of_source: bool = False) -> Exception:
         return unanswered(self._settings, error, what, (self._admin, self._consumer), of_source=of_source)
 
-    def _new_consumer(self) -> Consumer:
-        return group_member(self._settings, self._base, self._consumer_errors, self._group)
+    @property
+    def _consumer(self) -> Consumer:
+        return self._member.consumer
 
     def _new_producer(self) -> Producer:
         producer = Producer(
@@ -195,73 +194,24 @@ class KafkaRelay:
         """See `stream.relay.log.RelayLog.join`."""
         self.open()
 
-        # A consumer that was replaced may still call back while it closes: it has no say any more.
-        def assigned(consumer: Consumer, partitions: list[TopicPartition]) -> None:
-            if consumer is not self._consumer:
-                return
-            consumer.incremental_assign([])  # fetching starts in `start`
-            self._has_assignment = True
-            self._assigned += map(_place, partitions)
-
-        def let_go(
-            consumer: Consumer, partitions: list[TopicPartition], tell: Callable[[Sequence[Place]], None]
-        ) -> None:
-            if consumer is not self._consumer:
-                return
-            places = [_place(item) for item in partitions]
-            tell(places)
-            self._assigned = [place for place in self._assigned if place not in places]
-            started = [place for place in places if place in self._started]
-            consumer.incremental_unassign([TopicPartition(*place) for place in started])
-            self._started.difference_update(started)
-
-        def lost(consumer: Consumer, partitions: list[TopicPartition]) -> None:
-            if consumer is self._consumer:
-                self._has_assignment = False
-            let_go(consumer, partitions, on_lost)
-            self._waits_since = time.monotonic()
-
-        self._subscribe = lambda: self._consumer.subscribe(
-            list(self.partitions),
-            on_assign=assigned,
-            on_revoke=lambda consumer, partitions: let_go(consumer, partitions, on_revoked),
-            on_lost=lost,
-        )
-        self._waits_since = time.monotonic()
-        self._subscribe()
-
-    def _rejoin_if_forgotten(self) -> None:
-        """See `stream.kafka.log.KafkaLog`."""
-        patience = max(REJOIN_PATIENCE, 3 * self._settings.worker.session_timeout_ms / 1_000)
-        if self._has_assignment or time.monotonic() - self._waits_since < patience:
-            return
-        self._waits_since = time.monotonic()
-        if self._closing is not None and self._closing.is_alive():
-            return
-        log.warning("no share of the partitions for too long, joining anew", seconds=patience)
-        self._closing = Thread(target=self._consumer.close, daemon=True)
-        self._consumer = self._new_consumer()
-        self._started.clear()
-        self._assigned.clear()
-        self._subscribe()
-        self._closing.start()
+        self._member.join(on_revoked=on_revoked, on_lost=on_lost)
 
     def poll(self, timeout_seconds: float) -> Sequence[SourceRecord]:
         """See `stream.relay.log.RelayLog.poll`."""
-        first = self._consumer.poll(timeout_seconds)
-        if first is None:
+        messages = self._member.poll(timeout_seconds)
+        if not messages:
             if self._consumer_errors.refusal is not None:
                 raise refused(
                     self._settings, self._consumer_errors.refusal, f"group {self._group!r}", of_source=True
                 )
-            self._rejoin_if_forgotten()
+            self._member.rejoin_if_forgotten()
             return ()
-        return _records((first, *self._consumer.consume(BATCH, 0)), self._on_poll_error)
+        return _records(messages, self._on_poll_error)
 
     def _on_poll_error(self, error: KafkaError, message: Any) -> None:
         code, where = error.code(), f"topic {message.topic()!r}"
         if code == KafkaError._PARTITION_EOF:
-            self._positions[Place(message.topic(), message.partition())] = message.offset()
+            self._member.positions[Place(message.topic(), message.partition())] = message.offset()
         elif code == KafkaError._AUTO_OFFSET_RESET:
             raise EnvironmentRefused(
                 f"{position(message.topic(), message.partition(), message.offset())}: the log has no such offset: "
@@ -274,27 +224,22 @@ class KafkaRelay:
 
     def take_assigned(self) -> Sequence[Place]:
         """See `stream.relay.log.RelayLog.take_assigned`."""
-        if not self._assigned:
-            return ()
-        assigned, self._assigned = self._assigned, []
-        return assigned
+        return self._member.take_assigned()
 
     def start(self, place: Place, offset: int) -> None:
         """See `stream.relay.log.RelayLog.start`."""
-        if place in self._started:
-            self._consumer.incremental_unassign([TopicPartition(*place)])
-        self._consumer.incremental_assign([TopicPartition(*place, offset)])
-        self._started.add(place)
-        self._positions[place] = offset
+        self._member.start(place, offset)
 
     def position(self, place: Place) -> int:
         """See `stream.relay.log.RelayLog.position`."""
-        return self._positions[place]
+        return self._member.positions[place]
 
     def lag(self, place: Place, next_offset: int) -> int:
         """See `stream.relay.log.RelayLog.lag`."""
         found = self._consumer.get_watermark_offsets(TopicPartition(*place), cached=True)
-        return 0 if found is None else max(0, found[1] - max(next_offset, self._positions.get(place, 0)))
+        return (
+            0 if found is None else max(0, found[1] - max(next_offset, self._member.positions.get(place, 0)))
+        )
 
     # Offsets ----------------------------------------------------------------------------------------------------
 
