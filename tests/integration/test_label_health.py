@@ -33,6 +33,7 @@ def test_answers_of_another_partitioner_are_told_of_with_the_cause(
         partitions=2,
         event={"time": "at"},
         labels={"capacity": 20, "early_seconds": 1.0},
+        worker={"session_timeout_ms": 60_000},  # or a stall would let it begin, and tell of all, again
         health={"port": port},
     ) as case:
         began = time.time() - 10 * COUNT

@@ -187,7 +187,12 @@ def test_a_partition_that_goes_to_another_worker_goes_with_its_series(
 ) -> None:
     port = free_port(2)
     with KafkaCase(
-        broker.bootstrap_servers, tmp_path, topic_name, partitions=2, health={"port": port}
+        broker.bootstrap_servers,
+        tmp_path,
+        topic_name,
+        partitions=2,
+        worker={"session_timeout_ms": 60_000},  # or partitions would move after a stall, too
+        health={"port": port},
     ) as case:
         case.send(labelled(number, number % 2) for number in range(100))
         first = case.start()
