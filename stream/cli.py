@@ -434,6 +434,18 @@ class Format(StrEnum):
     csv = "csv"
 
 
+EventsFile = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="FILE", help="JSON Lines or CSV; - or nothing: standard input.", show_default=False
+    ),
+]
+
+FileFormat = Annotated[
+    Format | None, typer.Option("--format", help="By default from the file's name, or its beginning.")
+]
+
+
 class Hash(StrEnum):
     """What decides on a key's partition."""
 
@@ -447,16 +459,9 @@ class Hash(StrEnum):
 )
 def send(
     settings_file: SettingsFile,
-    file: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="FILE", help="JSON Lines or CSV; - or nothing: standard input.", show_default=False
-        ),
-    ] = None,
+    file: EventsFile = None,
     *,
-    file_format: Annotated[
-        Format | None, typer.Option("--format", help="By default from the file's name, or its beginning.")
-    ] = None,
+    file_format: FileFormat = None,
     key: Annotated[
         str | None,
         typer.Option(
@@ -924,16 +929,9 @@ def status(settings_file: SettingsFile, as_json: AsJson = False) -> None:
 @app.command(epilog="Example: headrace backtest phishing.toml events.csv --verify")
 def backtest(
     settings_file: SettingsFile,
-    file: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="FILE", help="JSON Lines or CSV; - or nothing: standard input.", show_default=False
-        ),
-    ] = None,
+    file: EventsFile = None,
     *,
-    file_format: Annotated[
-        Format | None, typer.Option("--format", help="By default from the file's name, or its beginning.")
-    ] = None,
+    file_format: FileFormat = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Take so many events at most.", show_default=False)
     ] = None,
@@ -1141,9 +1139,7 @@ def rebuild(
             show_default=False,
         ),
     ] = None,
-    file_format: Annotated[
-        Format | None, typer.Option("--format", help="By default from the file's name, or its beginning.")
-    ] = None,
+    file_format: FileFormat = None,
     start: Annotated[
         str | None,
         typer.Option(

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, model_validator
 
-from stream.settings.values import Problem, Section, refuse, whole
+from stream.settings.values import Name, Problem, Section, refuse, whole
 from stream.settings.words import Expected
 
 #: One of them says the address, or where it is.
@@ -19,14 +19,7 @@ NEAR_A_SECRET = ("url_file", "url_env")
 class NotificationSettings(Section):
     """A channel that the monitor tells people on: one table `[[notifications]]` for each; none by default."""
 
-    name: (
-        Annotated[
-            str,
-            Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}$"),
-            Expected("1 to 100 of a-z, A-Z, 0-9, dot, underscore and hyphen, a letter or digit first"),
-        ]
-        | None
-    ) = Field(
+    name: Name | None = Field(
         default=None,
         description="Its name in logs, metrics and on the dashboard; by default `channel-1` and so on, by its place.",
     )

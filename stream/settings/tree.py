@@ -20,6 +20,7 @@ from stream.settings.snapshots import SnapshotSettings
 from stream.settings.values import (
     FieldName,
     FieldNames,
+    Name,
     Parameters,
     Problem,
     Seconds,
@@ -297,14 +298,7 @@ class WorkerSettings(Section):
     status_interval_seconds: Seconds = Field(
         default=5.0, description="Time between status records, in seconds."
     )
-    instance: (
-        Annotated[
-            str,
-            Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}$"),
-            Expected("1 to 100 of a-z, A-Z, 0-9, dot, underscore and hyphen, a letter or digit first"),
-        ]
-        | None
-    ) = Field(
+    instance: Name | None = Field(
         default=None,
         description="Name of this machine among those that run the pipeline; without it, the host name. "
         "Part of the transactional id, so it must survive a restart.",

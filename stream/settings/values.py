@@ -72,6 +72,12 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False), Expected("a number 
 File = Annotated[Path, Field(strict=False), AfterValidator(_resolved), Expected("the path of a file")]
 Secret = Annotated[SecretStr, Field(min_length=1), Expected("a text that is not empty")]
 Parameters = Annotated[dict[str, Any], Expected("a table")]
+#: Of something that logs, metrics and transactional ids name.
+Name = Annotated[
+    str,
+    Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}$"),
+    Expected("1 to 100 of a-z, A-Z, 0-9, dot, underscore and hyphen, a letter or digit first"),
+]
 TopicName = Annotated[
     str,
     Field(pattern=r"^[a-zA-Z0-9._-]{1,249}$"),
