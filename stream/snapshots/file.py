@@ -461,6 +461,9 @@ OURS: Final = (
 #: Parts of River that read files, fetch data or run what they are given.
 NOT_OF_RIVER: Final = (
     "river.api",
+    "river.bandit.datasets",
+    "river.bandit.envs",
+    "river.bandit.evaluate",
     "river.checks",
     "river.compat",
     "river.datasets",
@@ -564,9 +567,7 @@ class _Unpickler(pickle.Unpickler):
 
     def _knows(self, module: str | None) -> bool:
         return module is not None and (
-            module in OURS
-            or (_is_in(module, "river") and not any(_is_in(module, part) for part in NOT_OF_RIVER))
-            or self._trusts(module)
+            module in OURS or (_is_in(module, "river") and not _is_left_out(module)) or self._trusts(module)
         )
 
     def _trusts(self, module: str) -> bool:
@@ -579,8 +580,10 @@ class _Unpickler(pickle.Unpickler):
             found.__module__
         ):
             return False
-        if isinstance(found, type) or self._trusts(found.__module__):
+        if self._trusts(found.__module__):
             return True
+        if isinstance(found, type):  # its methods may be those of a class that is left out
+            return not any(_is_left_out(base.__module__) for base in found.__mro__)
         if isinstance(found, BuiltinFunctionType):  # compiled: arithmetic, and what rebuilds a compiled class
             return "." not in name and _is_in(found.__module__, "river")
         return found.__qualname__ in RIVERS_FUNCTIONS.get(found.__module__, ())
@@ -596,6 +599,11 @@ class _Unpickler(pickle.Unpickler):
                 f"asks for {name!r} of a {type(owner).__name__}, which is no method of an estimator."
             )
         return method
+
+
+def _is_left_out(module: str) -> bool:
+    """Whether a module is one of those of River's that no state is made of."""
+    return any(_is_in(module, part) for part in NOT_OF_RIVER)
 
 
 def _is_in(module: str, package: str) -> bool:

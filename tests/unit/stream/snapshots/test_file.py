@@ -522,6 +522,9 @@ def test_a_payload_sealed_with_the_right_key_still_reaches_nothing(
         ("stream.build", "new_pipeline"),
         ("river", "datasets.Phishing"),
         ("river.api", "datasets.Phishing"),
+        ("river.bandit.datasets", "NewsArticles"),
+        ("river.bandit.datasets.news", "NewsArticles"),
+        ("river.bandit.envs", "CandyCaneContest"),
         ("river.datasets", "Phishing"),
         ("river.datasets.base", "RemoteDataset"),
         ("river.stream", "Cache"),
@@ -587,6 +590,18 @@ def test_what_an_attribute_of_rivers_can_reach_is_out_of_reach(snapshot: Sealed,
     assert "BaseRolling.__getattr__" in refusal(
         resealed(snapshot, payload=payload_of(call(system, text(f"touch {proof}"))))
     )
+
+
+def test_a_data_set_that_fetches_its_file_is_out_of_reach(snapshot: Sealed, proof: Path) -> None:
+    """A way that was open: River has one data set outside of its data sets, and `download` writes a file."""
+    fields = text("url") + text("data:,gotcha") + text("filename") + text(str(proof))
+    fields += text("unpack") + b"\x89" + text("size") + b"K\x00"
+    data_set = name_of("river.bandit.datasets.news", "NewsArticles") + b")R}(" + fields + b"ub"
+    download = call(name_of("builtins", "getattr"), data_set, text("download"))
+
+    said = refusal(resealed(snapshot, payload=payload_of(call(download, b"\x88", b"\x89"))))
+
+    assert "river.bandit.datasets.news.NewsArticles, which is not among what a state may hold" in said
 
 
 @pytest.mark.parametrize(
