@@ -32,6 +32,9 @@ SILENT: Final = logging.Logger("librdkafka", logging.CRITICAL + 1)
 START_TIMEOUT: Final = 10.0
 #: Seconds for one try of a commit's steps; what runs out is tried again. A signal is heeded after that at the latest.
 COMMIT_TIMEOUT: Final = 5.0
+#: Seconds for which it is taken for granted that the events topic is the one that it was: to delete one, make it again
+#: and fill it takes longer. To ask takes half a millisecond.
+SAME_TOPIC_SECONDS: Final = 0.2
 #: Seconds for the last words to a broker that may be away: the abort of an open transaction, and the status.
 LEAVE_TIMEOUT: Final = 2.0
 #: Seconds to wait for a committed offset, or for the markers of a transaction, before the writer that holds it back

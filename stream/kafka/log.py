@@ -20,7 +20,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient
 
-from stream.checkpoint import CommitMetadata
+from stream.checkpoint import ANEW, CommitMetadata
 from stream.errors import EnvironmentRefused, HeadraceError
 from stream.kafka.client import (
     BATCH,
@@ -35,6 +35,7 @@ from stream.kafka.client import (
     NOT_ALLOWED,
     PRODUCER_TUNING,
     READ_PATIENCE,
+    SAME_TOPIC_SECONDS,
     SILENT,
     START_TIMEOUT,
     ClientErrors,
@@ -88,6 +89,8 @@ class KafkaLog:
         self._consumer_errors = ClientErrors()
         self._base = client_config(settings, self._errors, writer)
         self._admin = admin_client(settings, self._base)
+        #: When it was last seen that the events topic is still the same, seconds on the monotonic clock.
+        self._same_topic_at = float("-inf")
         self._check_topics()
         self._group = settings.name
         self._member = Member(
@@ -148,6 +151,28 @@ class KafkaLog:
         except KafkaException as error:
             raise self._refused(error.args[0], f"topic {self._topic!r}") from error
         self.topic_id = str(described.topic_id)
+
+    def _require_same_topic(self) -> None:
+        """Refuse to go on in a topic that was deleted and created again: its offsets mean other records.
+
+        Nothing else tells: where the new one has the offset of the old one that is next, fetching simply goes on.
+        """
+        now = time.monotonic()
+        if now - self._same_topic_at < SAME_TOPIC_SECONDS:
+            return
+        try:
+            asked = self._admin.describe_topics(
+                TopicCollection([self._topic]), request_timeout=COMMIT_TIMEOUT
+            )
+            found = str(asked[self._topic].result().topic_id)
+        except KafkaException as error:
+            raise self._unanswered(error, f"topic {self._topic!r}") from error
+        if found != self.topic_id:
+            raise EnvironmentRefused(
+                f"topic {self._topic!r} was deleted and created again under the worker (id {self.topic_id}, now "
+                f"{found}): its offsets mean other records. Nothing was predicted on these. {ANEW}"
+            )
+        self._same_topic_at = now
 
     def _refused(self, error: KafkaError, what: str) -> HeadraceError:
         return refused(self._settings, error, what)
@@ -262,6 +287,7 @@ class KafkaLog:
         """See `stream.log.Log.committed`."""
         what = f"committed offset of {self._topic}[{partition}]"
         where = TopicPartition(self._topic, partition)
+        self._require_same_topic()
         try:
             self._end_dead_transaction(partition)
             found = self._stable_offset(where)
@@ -454,6 +480,7 @@ class KafkaLog:
         producer = self._producer
         if producer is None:
             raise AssertionError("commit before join")
+        self._require_same_topic()
         offsets = [self._offset(partition, committed) for partition, committed in commits.items()]
         if not self._exactly_once:
             self._unsent_offsets = offsets

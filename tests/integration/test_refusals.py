@@ -159,6 +159,23 @@ def test_a_topic_deleted_under_a_running_worker_stops_it(
         assert_refused(worker, case.topic("events"))
 
 
+def test_a_topic_made_anew_under_a_running_worker_stops_it_though_it_has_the_next_offset(
+    broker: Broker, tmp_path: Path, topic_name: str
+) -> None:
+    """A fetch that comes when all that has happened gets records of the new topic, and no error."""
+    with KafkaCase(broker.bootstrap_servers, tmp_path, topic_name) as case:
+        case.send(labelled(number) for number in range(20))
+        worker = case.start()
+        case.wait_for_predictions(20, worker)
+
+        worker.signal(signal.SIGSTOP)
+        recreate(case)
+        worker.signal(signal.SIGCONT)
+
+        assert_refused(worker, case.topic("events"), "created again", "headrace reset")
+        assert case.count("predictions") == 20
+
+
 def test_an_output_topic_that_refuses_a_record_stops_the_worker_with_the_position(
     broker: Broker, tmp_path: Path, topic_name: str
 ) -> None:
