@@ -223,6 +223,8 @@ class Measurements:
         self._commits += 1
         self._commit.observe(seconds)
         self._commit_size.observe(records)
+        if not records:  # only control records: nothing was polled for it
+            return
         self._poll_to_commit.observe(max(0.0, self._clock() - self._oldest_polled_at))
         self._oldest_polled_at = self._polled_at
 

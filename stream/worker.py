@@ -55,6 +55,8 @@ BUSY_POLL: Final = 0.001
 SHORT_POLL: Final = 100
 #: Longest time between two commits, in seconds, for a worker that has caught up.
 CAUGHT_UP_INTERVAL: Final = 0.01
+#: Seconds without a commit after which the control records at the end of the log are stepped over: see `_step_over`.
+STEP_OVER: Final = 5.0
 #: Seconds between two reports of how the worker stands.
 REPORT_INTERVAL: Final = 0.25
 #: With `stop_at_end`: seconds as a member without any partition after which a worker has nothing to do.
@@ -245,6 +247,7 @@ class Worker:
                 self._work(records)
                 self._restore_waiting()
                 if not records and not self._uncommitted_records:
+                    self._step_over()
                     self._snapshot_if_due()
                 self._publish_status()
                 if not records and self._policy.stop_at_end and self._at_end():
@@ -607,6 +610,23 @@ class Worker:
         self._committed_records += self._uncommitted_records
         self._uncommitted_records = 0
         return True
+
+    def _step_over(self) -> None:
+        """Commit the end of the log where nothing but control records lies before it, once it has been quiet.
+
+        The transactions of producers leave one each, and so does a relay's. When retention has deleted the last of
+        them nobody could tell any more that no event was among what lay between C and the log's beginning.
+        """
+        if self._clock() - self._committed_at < STEP_OVER:
+            return
+        moved = False
+        for partition, owned in self._owned.items():
+            reached = self._log.position(partition)
+            if owned.committed == owned.next_offset < reached:
+                owned.next_offset = reached
+                moved = True
+        if moved:
+            self._commit()
 
     def _count_dead_letters(self, partition: int, owned: Owned) -> None:
         """Take those that have just been committed, which no replay is among, off the budget."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -515,6 +516,72 @@ def test_a_commit_before_the_logs_beginning_is_refused_whatever_snapshots_there_
         EnvironmentRefused, match=r"committed up to 45, but the log now begins at 47: 2 events were"
     ):
         bench.run()
+
+
+def test_a_log_emptied_by_retention_is_gone_on_from_though_it_ended_with_a_control_record(
+    bench: Bench,
+) -> None:
+    """What a transaction of a producer leaves behind the last event is no event that was never processed."""
+    bench.feed(30)
+    bench.cluster.append_marker(0)
+    worker = bench.stepped(policy=replace(POLICY, interval_seconds=10.0))
+    bench.cluster.assign({worker.log: [0]})
+    while bench.store.offsets()[:1] != [31]:
+        worker.step()
+    worker.crash()
+    assert bench.cluster.commits[0].next_offset == 31
+
+    bench.cluster.truncate(0, 31)
+    bench.feed(10)
+    bench.run()
+
+    assert [record.offset for record in bench.processed] == list(range(31, 41))
+    bench.see_that_outputs_are_right()
+
+
+def test_control_records_are_stepped_over_once_and_not_while_events_come(bench: Bench) -> None:
+    worker = bench.stepped()
+    bench.cluster.assign({worker.log: [0]})
+    commits = []
+    for _ in range(5):
+        bench.feed(3)
+        bench.cluster.append_marker(0)
+        worker.step(3)
+        commits.append(bench.cluster.commits[0].next_offset)
+    assert commits == [3, 7, 11, 15, 19]
+
+    worker.step(100)
+
+    assert bench.cluster.commits[0].next_offset == 20
+    assert worker.log.calls.count("commit") == 6
+    worker.stop()
+    bench.see_that_outputs_are_right()
+
+
+@pytest.mark.parametrize("step", ["send_offsets", "commit"])
+@pytest.mark.parametrize(
+    "fault",
+    [Fault.ABORTABLE, Fault.FATAL, Fault.RETRIABLE_DONE, Fault.RETRIABLE_NOT_DONE, Fault.CRASH_AFTER],
+)
+def test_whatever_becomes_of_stepping_over_control_records_no_output_is_lost_or_repeated(
+    bench: Bench, step: Step, fault: Fault
+) -> None:
+    bench.feed(12)
+    bench.cluster.append_marker(0)
+    worker = bench.stepped()
+    bench.cluster.assign({worker.log: [0]})
+    while not bench.cluster.commits or bench.cluster.commits[0].next_offset < 12:
+        worker.step()
+
+    worker.log.fail(step, fault)
+    worker.step(100)
+    bench.feed(9)
+    worker.step(5)
+    worker.crash()
+    bench.run()
+
+    assert bench.cluster.commits[0].next_offset == 22
+    bench.see_that_outputs_are_right()
 
 
 def test_snapshots_without_a_commit_are_refused(bench: Bench) -> None:
