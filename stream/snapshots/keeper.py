@@ -143,6 +143,14 @@ class Taken(NamedTuple):
     seconds: float
 
 
+class _Known(NamedTuple):
+    """What is remembered of a snapshot whose seal held."""
+
+    #: Names of the segments that it needs.
+    segments: frozenset[str]
+    fold: Fold
+
+
 def in_background(job: Callable[[], None]) -> None:
     """Run a job in a thread that a process may end without."""
     Thread(target=job, name="snapshot", daemon=True).start()
@@ -201,8 +209,8 @@ class SnapshotKeeper:
         self._rested_since: float | None = None
         self._costs: dict[int, float] = {}
         self._results: SimpleQueue[tuple[Taken, float]] = SimpleQueue()
-        #: By name of a snapshot the segments it names; None: it can't be used.
-        self._segments_of: dict[str, frozenset[str] | None] = {}
+        #: By name of a snapshot what is known of it; None: it can't be used.
+        self._known: dict[str, _Known | None] = {}
         #: Segments that were written and that no snapshot names yet, by file, and when.
         self._unnamed: dict[str, tuple[Segment, float]] = {}
         #: Such that have become too old, and are to be deleted.
@@ -256,7 +264,10 @@ class SnapshotKeeper:
             except FileNotFoundError:
                 continue  # pruned by the worker that had this partition
             except SnapshotError as error:
-                refused.append(Refused(name, str(error), is_broken=not isinstance(error, Superseded)))
+                is_broken = not isinstance(error, Superseded)
+                if is_broken:
+                    self._known[name] = None  # whatever was seen of it before
+                refused.append(Refused(name, str(error), is_broken=is_broken))
         return Found(None, refused)
 
     def watch(self, partition: int) -> None:
@@ -464,11 +475,24 @@ class SnapshotKeeper:
         unused = self._unnamed_of(fold.partition)
         for file in unused:
             self._unnamed.pop(file, None)
-        self.delete(fold.partition, others[self.policy.keep - 1 :], unused)
+        self.delete(fold.partition, list(self._beyond(others, fold)), unused)
         return name, size, cpu_seconds
 
+    def _beyond(self, others: Iterable[str], fold: Fold) -> Iterator[str]:
+        """Of the snapshots beside the newest, which comes first, those that are beyond the ones to keep.
+
+        One that can't be used, or is of an earlier fold, counts for none: it would push out one that can.
+        """
+        good = 1
+        for name in others:
+            if good >= self.policy.keep:
+                yield name
+                continue
+            known = self._look_up(name)
+            good += known is not None and known.fold == fold
+
     def _remember(self, name: str, header: Header) -> None:
-        self._segments_of[name] = frozenset(segment for segment, _, _ in header.segments)
+        self._known[name] = _Known(frozenset(segment for segment, _, _ in header.segments), fold_of(header))
 
     def delete(self, partition: int, snapshots: Sequence[str], segments: Iterable[str] = ()) -> None:
         """Delete snapshots, with the segments that no other one names; now and then what dead writers left as well.
@@ -493,9 +517,9 @@ class SnapshotKeeper:
         if not candidates and not sweep:
             return
         kept = self.store.names(partition)
-        self._segments_of = {
+        self._known = {
             name: found
-            for name, found in list(self._segments_of.items())
+            for name, found in list(self._known.items())
             if name in kept or not name.startswith(f"{partition}/")
         }
         named = [self._named_by(name) for name in kept]
@@ -508,12 +532,17 @@ class SnapshotKeeper:
 
     def _named_by(self, snapshot: str) -> frozenset[str] | None:
         """The segments that a snapshot names; None if it can't be used, or is gone."""
-        if snapshot not in self._segments_of:
+        known = self._look_up(snapshot)
+        return None if known is None else known.segments
+
+    def _look_up(self, snapshot: str) -> _Known | None:
+        """What is known of a snapshot, once it has been looked at; None if it can't be used, or is gone."""
+        if snapshot not in self._known:
             try:
                 self._remember(snapshot, self.header(snapshot))
             except (SnapshotError, FileNotFoundError):
-                self._segments_of[snapshot] = None
-        return self._segments_of[snapshot]
+                self._known[snapshot] = None
+        return self._known[snapshot]
 
     def collect(self) -> list[Taken]:
         """What became of snapshots since the last call; never waits."""
@@ -563,6 +592,20 @@ class SnapshotKeeper:
             raise
         self._remember(name, header)
         return Restored(name, header, state, len(content) + segments_size(header))
+
+
+def fold_of(header: Header) -> Fold:
+    """Which fold a snapshot is of."""
+    return Fold(
+        pipeline=header.pipeline,
+        topic=header.topic,
+        topic_id=header.topic_id,
+        partition=header.partition,
+        origin=header.origin,
+        base=header.base,
+        shape=header.shape,
+        fold_id=header.fold_id,
+    )
 
 
 def segments_size(header: Header) -> int:

@@ -359,6 +359,56 @@ def test_what_was_just_written_is_kept_beside_damaged_ones_of_its_offset(
     assert taken.name in store.files
 
 
+def test_those_that_can_not_be_used_push_out_none_that_can(
+    keeper: SnapshotKeeper, store: MemoryStore, clock: ManualClock, cpu: CpuClock
+) -> None:
+    """Of five, the two newest were damaged: the next is not all that there is to go on from."""
+    for offset in (5, 6, 7):
+        take(keeper, offset)
+    for offset, content in ((8, b"damaged"), (9, b"")):
+        store.files[f"0/{offset:020d}-{'f' * 16}.snapshot"] = content
+    restarted = new_keeper(store, clock, cpu)
+    assert restarted.newest(fold(), first=0, committed=9).restored is not None
+
+    take(restarted, 10)
+
+    assert [offset_of(name) for name in store.names(0)] == [10, 9, 8, 7]
+    take(restarted, 11)
+    assert [offset_of(name) for name in store.names(0)] == [11, 10]
+
+
+def test_one_that_was_damaged_since_it_was_written_pushes_out_none_either(
+    keeper: SnapshotKeeper, store: MemoryStore
+) -> None:
+    for offset in (5, 6):
+        take(keeper, offset)
+    store.files[store.names(0)[0]] = b"damaged"
+    assert keeper.newest(fold(), first=0, committed=6).restored is not None
+
+    take(keeper, 7)
+
+    assert [offset_of(name) for name in store.names(0)] == [7, 6, 5]
+
+
+def test_one_of_an_earlier_fold_at_the_same_offset_pushes_out_none_of_this_one(
+    keeper: SnapshotKeeper, store: MemoryStore, clock: ManualClock, cpu: CpuClock
+) -> None:
+    """As a rebuild leaves them."""
+    for seconds in range(20):  # names end in the seal: one of either kind comes first
+        clock.now += seconds
+        keeper.take(state_after(3), fold(fold_id="before"), 5)
+        clock.now += 1.0
+        keeper.take(state_after(3), fold(), 5)
+        before, rebuilt = keeper.collect()
+        restarted = new_keeper(store, clock, cpu)
+
+        take(restarted, 6)
+
+        assert rebuilt.name in store.files
+        assert before.name not in store.files or before.name > str(rebuilt.name)
+        store.files.clear()
+
+
 def test_a_snapshot_written_late_costs_no_newer_one_its_place(
     store: MemoryStore, clock: ManualClock, cpu: CpuClock
 ) -> None:
