@@ -61,13 +61,17 @@ def choose_beginning(
     Raises:
         EnvironmentRefused: Neither is to be had; says why and what to do.
     """
-    reasons = [item.reason for item in found.refused if item.is_broken]
-    newest = max((offset_of(item.name) for item in found.refused), default=-1)
+    broken = [item for item in found.refused if item.is_broken]
+    reasons = [item.reason for item in broken]
     restored = found.restored
+    # How far down the store was looked through: to what is used, or to the first that the log does not reach.
+    looked_to = [offset for item in found.refused if (offset := offset_of(item.name)) < first]
     if restored is not None:
-        newest = max(newest, restored.header.next_offset)
-    if named is not None and offset_of(named) > newest:
-        reasons.insert(0, f"{named}, which the last commit names, is not in {place}.")
+        looked_to.append(restored.header.next_offset)
+    seen = {item.name for item in found.refused}
+    if named is not None and named not in seen and offset_of(named) > max(looked_to, default=-1):
+        at = sum(offset_of(item.name) >= offset_of(named) for item in broken)  # the newest comes first
+        reasons.insert(at, f"{named}, which the last commit names, is not in {place}.")
     if restored is not None:
         offset = restored.header.next_offset
         return Beginning(

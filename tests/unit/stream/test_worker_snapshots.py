@@ -459,6 +459,36 @@ def test_a_named_one_that_is_gone_means_from_the_origin_with_an_incident(bench: 
     )
 
 
+def test_a_named_one_that_is_gone_is_told_of_beside_one_of_an_earlier_fold(bench: Bench) -> None:
+    """What was written before a rebuild may have the same offset, or a larger one, and is of no use."""
+    bench.feed(30)
+    bench.run()
+    older = dict(bench.store.files)
+    bench.settings = settings_for(
+        "regression", topics={"events": "events", "outcomes": "outcomes"}, metrics={"window": 50}
+    )
+    bench.store.files.clear()
+    bench.cluster = MemoryCluster(partitions=1, clock=bench.clock)
+    bench.store.cluster = bench.cluster
+    bench.feed(30)
+    bench.run()
+    bench.feed(5)
+    bench.run()  # names it
+    named = bench.named()
+    assert named is not None
+    assert offset_of(named) == 30
+    bench.store.files = older
+    bench.cluster.incidents.clear()
+
+    bench.run()
+
+    assert [record.offset for record in bench.processed] == list(range(35))
+    text = orjson.loads(bench.cluster.incidents[0][1])["text"]
+    assert text == (
+        f"{named}, which the last commit names, is not in memory. Learning again from the origin, 35 records."
+    )
+
+
 def test_none_usable_and_a_truncated_log_are_refused_with_the_remedy(bench: Bench) -> None:
     bench.feed(40)
     bench.run()
