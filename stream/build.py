@@ -209,17 +209,24 @@ class WriterSlot:
         name = f"{settings.name}.{kind}" if kind else settings.name
         instance = settings.worker.instance or socket.gethostname()
         cluster = sha256(settings.kafka.bootstrap_servers.encode()).hexdigest()[:8]
-        folder = Path(tempfile.gettempdir()) / f"headrace-{os.getuid()}"
-        folder.mkdir(mode=0o700, exist_ok=True)
         slot = 0
-        while True:
-            self._lock: IO[str] = (folder / f"{name}-{cluster}-{instance}-{slot}.lock").open("a")
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                self._lock.close()
-                slot += 1
+        try:
+            folder = Path(tempfile.gettempdir()) / f"headrace-{os.getuid()}"
+            folder.mkdir(mode=0o700, exist_ok=True)
+            while True:
+                self._lock: IO[str] = (folder / f"{name}-{cluster}-{instance}-{slot}.lock").open("a")
+                try:
+                    fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    self._lock.close()
+                    slot += 1
+        except OSError as error:  # none is there, or it is full, read-only, or another user's
+            raise EnvironmentRefused(
+                "no lock file can be made by which the workers of this machine tell who is who "
+                f"({error.strerror or error}{f': {error.filename}' if error.filename else ''}). Let this user write to "
+                "the directory for temporary files, or name another one in TMPDIR, the same for each worker."
+            ) from error
         #: 0 for the first worker of the pipeline on this machine, and so on.
         self.slot = slot
         self.writer = f"{name}-{instance}-{slot}"
