@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from river import base, dummy, ensemble, forest, linear_model, multiclass, neighbors, optim, stats, tree
@@ -206,15 +206,30 @@ def digest_of_source(target: str, folder: Path | None = None) -> str:
     """Return the SHA-256 of the file that defines the user's learner, in hex.
 
     State learned by one version of the file is not state of another. Only the file itself counts, not what
-    it imports.
+    it imports; where it has merely imported the function, the file that the function is defined in counts, too.
     """
-    module_name, _ = _split_target(target)
-    file = getattr(_import(module_name, folder), "__file__", None)
+    module_name, function_name = _split_target(target)
+    module = _import(module_name, folder)
+    file = getattr(module, "__file__", None)
     if file is None:
         raise LearnerError(
             f'module "{module_name}" of "{target}" has no source file; put the learner into one.'
         )
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    defined_in = getattr(sys.modules.get(_home_of(module, function_name)), "__file__", None)
+    if defined_in is None or defined_in == file:
+        return digest
+    return hashlib.sha256(digest.encode() + Path(defined_in).read_bytes()).hexdigest()
+
+
+def _home_of(module: ModuleType, function_name: str) -> str:
+    """Name of the module that a function is defined in; River's, whose version counts anyhow, is not told."""
+    function: Any = module
+    for part in function_name.split("."):
+        function = getattr(function, part, None)
+    if not isinstance(function, FunctionType | type) or f"{function.__module__}.".startswith("river."):
+        return ""
+    return function.__module__
 
 
 # How the models are constructed.

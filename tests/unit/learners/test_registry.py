@@ -370,3 +370,36 @@ def test_the_digest_is_that_of_the_file(tmp_path: Path) -> None:
     digest = digest_of_source(f"{name}:scaled", tmp_path)
 
     assert digest == hashlib.sha256((tmp_path / f"{name}.py").read_bytes()).hexdigest()
+
+
+def test_the_digest_is_that_of_the_file_that_defines_the_function_too(tmp_path: Path) -> None:
+    """A package whose `__init__` merely imports its learner: a change of the learner is one of the state."""
+    defined = write_module(tmp_path, GOOD)
+    named = write_module(tmp_path, f"from {defined} import scaled")
+    before = digest_of_source(f"{named}:scaled", tmp_path)
+
+    (tmp_path / f"{defined}.py").write_text(f"{GOOD}\n# changed\n")
+    changed = digest_of_source(f"{named}:scaled", tmp_path)
+
+    assert changed != before
+    (tmp_path / f"{named}.py").write_text(f"from {defined} import scaled\n# changed\n")
+    assert digest_of_source(f"{named}:scaled", tmp_path) not in (before, changed)
+
+
+def test_the_digest_of_rivers_own_model_and_of_what_is_no_function_is_that_of_the_file(
+    tmp_path: Path,
+) -> None:
+    """The version of River counts anyhow, and that of Python."""
+    name = write_module(
+        tmp_path,
+        """
+        from functools import partial
+        from river.linear_model import LogisticRegression as own
+
+        made = partial(own)
+        """,
+    )
+    of_file = hashlib.sha256((tmp_path / f"{name}.py").read_bytes()).hexdigest()
+
+    assert digest_of_source(f"{name}:own", tmp_path) == of_file
+    assert digest_of_source(f"{name}:made", tmp_path) == of_file
