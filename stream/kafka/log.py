@@ -20,7 +20,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient
 
-from stream.checkpoint import ANEW, CommitMetadata
+from stream.checkpoint import ANEW, REBUILD, CommitMetadata
 from stream.errors import EnvironmentRefused, HeadraceError
 from stream.kafka.client import (
     BATCH,
@@ -153,9 +153,10 @@ class KafkaLog:
         self.topic_id = str(described.topic_id)
 
     def _require_same_topic(self) -> None:
-        """Refuse to go on in a topic that was deleted and created again: its offsets mean other records.
+        """Refuse to go on in a topic that was deleted and created again, or that has got more partitions.
 
-        Nothing else tells: where the new one has the offset of the old one that is next, fetching simply goes on.
+        Nothing else tells in time: where a new topic has the offset of the old one that is next, fetching simply goes
+        on, and of more partitions the client learns within five minutes.
         """
         now = time.monotonic()
         if now - self._same_topic_at < SAME_TOPIC_SECONDS:
@@ -164,13 +165,18 @@ class KafkaLog:
             asked = self._admin.describe_topics(
                 TopicCollection([self._topic]), request_timeout=COMMIT_TIMEOUT
             )
-            found = str(asked[self._topic].result().topic_id)
+            described = asked[self._topic].result()
         except KafkaException as error:
             raise self._unanswered(error, f"topic {self._topic!r}") from error
-        if found != self.topic_id:
+        if str(described.topic_id) != self.topic_id:
             raise EnvironmentRefused(
                 f"topic {self._topic!r} was deleted and created again under the worker (id {self.topic_id}, now "
-                f"{found}): its offsets mean other records. Nothing was predicted on these. {ANEW}"
+                f"{described.topic_id}): its offsets mean other records. Nothing was predicted on these. {ANEW}"
+            )
+        if len(described.partitions) != self.partition_count:
+            raise EnvironmentRefused(
+                f"topic {self._topic!r} had {self.partition_count} partitions at the start and has "
+                f"{len(described.partitions)} now: keys have moved between learners. {REBUILD} {ANEW}"
             )
         self._same_topic_at = now
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from kafka import TopicPartition  # type: ignore[import-untyped]  # kafka-python ships no types
+from kafka.admin import NewPartitions  # type: ignore[import-untyped]
 from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
 from stream.broker import Broker
@@ -173,6 +174,26 @@ def test_a_topic_made_anew_under_a_running_worker_stops_it_though_it_has_the_nex
         worker.signal(signal.SIGCONT)
 
         assert_refused(worker, case.topic("events"), "created again", "headrace reset")
+        assert case.count("predictions") == 20
+
+
+def test_more_partitions_under_a_running_worker_stop_it_before_it_predicts_for_keys_that_have_moved(
+    broker: Broker, tmp_path: Path, topic_name: str
+) -> None:
+    """The client learns of them within five minutes."""
+    with KafkaCase(broker.bootstrap_servers, tmp_path, topic_name) as case:
+        case.send(labelled(number) for number in range(20))
+        worker = case.start()
+        case.wait_for_predictions(20, worker)
+
+        kinds = ("events", "predictions", "alerts", "dead_letters", "status")
+        with case.admin() as admin:
+            admin.create_partitions({case.topic(kind): NewPartitions(2) for kind in kinds})
+        case.partitions = 2
+        wait_until(lambda: len(case.read("events")) == 2, "there are two partitions")
+        case.send(labelled(number, number % 2) for number in range(20, 30))
+
+        assert_refused(worker, case.topic("events"), "has 2 now", "headrace rebuild", seconds=30)
         assert case.count("predictions") == 20
 
 
