@@ -486,10 +486,13 @@ class Pipeline:
             else:
                 del body["first"]
             outputs.append(Output("predictions", record.key, encode_json(body)))
-        if y is not None and seen is not None and y != seen.y:
-            closed = state.labels.closed_question(id_text(event_id))
-            known = Closed(seen.offset, None, seen.y, expired=False, y_pred=None, x=None)
-            outputs += self._said_again(record, event, closed or known)
+        if y is None or seen is None:
+            return outputs
+        closed = state.labels.closed_question(id_text(event_id))
+        if closed is None:
+            closed = Closed(seen.offset, None, seen.y, expired=False, y_pred=None, x=None)
+        if y != closed.y:  # which may have been corrected since
+            outputs += self._said_again(record, event, closed)
         return outputs
 
     def _first_prediction(self, id_key: str, seen: Seen | None) -> dict[str, object] | None:

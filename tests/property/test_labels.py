@@ -142,12 +142,10 @@ class Model:
             first, proba = (seen[1], seen[3]) if seen is not None else (question[2], question[4])  # type: ignore[index]
             if self.duplicates != "drop":
                 self.predicted.append((offset, proba[True], first if self.duplicates == "mark" else None))
-            if kind == "labelled" and seen is not None and y != seen[2]:
-                self.counts["came"] += 1
+            if kind == "labelled" and seen is not None:
                 known = closed if closed is not None else (key, seen[2], False, None)
-                if y == known[1]:
-                    self.tell("duplicate", key, y)
-                else:
+                if y != known[1]:
+                    self.counts["came"] += 1
                     self.differ(key, y, known[3])
         else:
             self.ask(step)

@@ -279,6 +279,16 @@ def test_the_label_of_a_labelled_event_can_be_corrected() -> None:
     assert learned(learner) == [(X1, False), (X1, True)]
 
 
+def test_a_labelled_event_that_comes_again_is_compared_with_the_label_as_it_was_corrected() -> None:
+    pipeline, learner = pipeline_for(conflict="correct")
+
+    outputs = run(pipeline, *(body(id=1, features=X1, label=label) for label in (True, False, False, True)))
+
+    assert [item["state"] for item in decoded(outputs, "outcomes")] == ["joined", "corrected", "corrected"]
+    assert learned(learner) == [(X1, True), (X1, False), (X1, True)]
+    assert pipeline.state.duplicates == 3
+
+
 # Ids ------------------------------------------------------------------------------------------------------------
 
 
