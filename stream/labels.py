@@ -82,8 +82,10 @@ class Closed(NamedTuple):
     expired: bool
     #: The prediction.
     y_pred: Label | None
-    #: The features; None unless a later label may correct the first.
+    #: The features; None unless the label may be learned again, or a later one correct it.
     x: Features | None
+    #: Whether the label could not be learned: it is when it comes again.
+    unlearned: bool = False
 
 
 class EarlyLabel(NamedTuple):
@@ -235,20 +237,22 @@ class LabelBook:
 
     # What has left ----------------------------------------------------------------------------------------------
 
-    def close(self, key: str, question: Question, y: Label | None, *, expired: bool) -> None:
-        """Remember what became of a question."""
+    def close(
+        self, key: str, question: Question, y: Label | None, *, expired: bool, unlearned: bool = False
+    ) -> None:
+        """Remember what became of a question; with its features, if they may be learned once more."""
         policy = self.policy
         if not policy.remember:
             return
         self.is_used = True
-        x = question.x if policy.conflict == "correct" else None
+        x = question.x if unlearned or policy.conflict == "correct" else None
         self.closed.take(key)
         if len(self.closed) >= policy.remember:
             self.closed.drop_oldest()
         self.closed.add(
             key,
             float(self._closings),
-            (question.offset, question.time, y, expired, _plain(question.y_pred), x),
+            (question.offset, question.time, y, expired, _plain(question.y_pred), x, unlearned),
         )
         self._closings += 1
 
@@ -257,12 +261,25 @@ class LabelBook:
         found = self.closed.get(key)
         return None if found is None else Closed(*found)
 
-    def correct(self, key: str, y: Label) -> None:
+    def correct(self, key: str, y: Label, *, unlearned: bool) -> None:
         """The label of a question that has left is another one."""
-        found = self.closed.take(key)
+        self._close_again(key, self._closed(key)._replace(y=y, unlearned=unlearned))
+
+    def learned(self, key: str) -> None:
+        """The label of a question that has left could not be learned, and now was."""
+        closed = self._closed(key)
+        x = closed.x if self.policy.conflict == "correct" else None
+        self._close_again(key, closed._replace(x=x, unlearned=False))
+
+    def _closed(self, key: str) -> Closed:
+        found = self.closed_question(key)
         if found is None:
-            raise AssertionError("only what is remembered is corrected")
-        self.closed.add(key, float(self._closings), (*found[:2], y, *found[3:]))
+            raise AssertionError("only what is remembered is learned once more")
+        return found
+
+    def _close_again(self, key: str, closed: Closed) -> None:
+        self.closed.take(key)
+        self.closed.add(key, float(self._closings), tuple(closed))
         self._closings += 1
 
     # Early labels -----------------------------------------------------------------------------------------------

@@ -260,7 +260,10 @@ class Pipeline:
             raise
         except Exception as error:
             outputs.append(self._dead_letter(record, stage, error))
-            if id_key is not None and self._window:
+            if y is not None and event.y is None and id_key is not None:
+                # A question whose label came early; replayed from the dead letters it has none in it.
+                labels.close(id_key, Question(offset, time, x, y_pred), y, expired=False, unlearned=True)
+            elif id_key is not None and self._window:
                 state.recent.forget_last()  # replayed from the dead letters it is no duplicate
             if y is None:
                 return outputs
@@ -318,8 +321,9 @@ class Pipeline:
             labels.joined += 1
             delay = time - question.time
             labels.delays.append(delay)
-            labels.close(id_key, question, y, expired=False)
+            learned = state.learner.learned
             outputs += self._learn_answer(record, time, question, y, delay=delay)
+            labels.close(id_key, question, y, expired=False, unlearned=state.learner.learned == learned)
             return outputs + self._told("joined", record, event, question)
         closed = labels.closed_question(id_key)
         if closed is not None:
@@ -371,12 +375,14 @@ class Pipeline:
             return self._told("late", record, event, closed)
         if y == closed.y:
             labels.duplicate += 1
-            return self._told("duplicate", record, event, closed)
+            return self._learn_again(record, id_text(event.id), closed) + self._told(
+                "duplicate", record, event, closed
+            )
         labels.conflicting += 1
-        if closed.x is None:
+        if closed.x is None or not self._corrects:
             return self._told("conflicting", record, event, closed)
         labels.corrected += 1
-        labels.correct(id_text(event.id), y)
+        learned = state.learner.learned
         outputs: list[Output] = []
         try:
             if self._multiclass:
@@ -386,7 +392,21 @@ class Pipeline:
             raise
         except Exception as error:
             outputs.append(self._dead_letter(record, "learn", error))
+        labels.correct(id_text(event.id), y, unlearned=state.learner.learned == learned)
         return outputs + self._told("corrected", record, event, closed)
+
+    def _learn_again(self, record: Record, id_key: str, closed: Closed | None) -> list[Output]:
+        """Learn a label that could not be learned when it came: its question or it has come again."""
+        if closed is None or not closed.unlearned or closed.x is None or closed.y is None:
+            return []
+        try:
+            self._learn(closed.x, closed.y)
+        except NOT_THE_RECORDS_FAULT:
+            raise
+        except Exception as error:
+            return [self._dead_letter(record, "learn", error)]
+        self.state.labels.learned(id_key)
+        return []
 
     def _early(self, record: Record, event: Event, *, may_come: bool) -> list[Output]:
         """A label whose question has not come: keep it for a while."""
@@ -486,9 +506,9 @@ class Pipeline:
             else:
                 del body["first"]
             outputs.append(Output("predictions", record.key, encode_json(body)))
-        if y is None or seen is None:
-            return outputs
         closed = state.labels.closed_question(id_text(event_id))
+        if y is None or seen is None:
+            return outputs + self._learn_again(record, id_text(event_id), closed)
         if closed is None:
             closed = Closed(seen.offset, None, seen.y, expired=False, y_pred=None, x=None)
         if y != closed.y:  # which may have been corrected since

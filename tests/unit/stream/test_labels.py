@@ -365,24 +365,74 @@ def test_an_event_that_could_not_be_learned_is_no_duplicate_when_it_is_sent_agai
     assert learned(learner) == [({"bad": 1}, True)]
 
 
-def test_an_answer_that_could_not_be_learned_is_a_duplicate_when_it_is_sent_again() -> None:
-    """Its question is gone; a labelled event with another id takes its place."""
+@pytest.mark.parametrize("conflict", ["first", "correct"])
+def test_an_answer_that_could_not_be_learned_is_learned_when_it_is_sent_again(conflict: str) -> None:
+    """On the features of its question, and once; the prediction was scored when the label came."""
     learner = Recorder(fail_on="learn")
-    pipeline, _ = pipeline_for(learner)
+    pipeline, _ = pipeline_for(learner, conflict=conflict)
     failed = run(pipeline, body(id=1, features={"bad": 1}), body(id=1, label=True))
     assert kinds(failed) == ["predictions", "dead_letters", "outcomes"]
+    assert kinds(run(pipeline, body(id=1, label=True), first=2)) == ["dead_letters", "outcomes"]
     learner.fail_on = ""
+    state = pickle.loads(pickle.dumps(pipeline.state))
+    pipeline.resume(state)  # it is remembered by a snapshot, too
+    learner = state.learner.estimator
 
     again = run(
         pipeline,
         body(id=1, label=True),
+        body(id=1, label=True),
         body(id=1, features={"bad": 1}, label=True),
-        body(id="1 again", features={"bad": 1}, label=True),
-        first=2,
+        first=3,
     )
 
-    assert [item["state"] for item in decoded(again, "outcomes")] == ["duplicate", "duplicate", "joined"]
+    assert [item["state"] for item in decoded(again, "outcomes")] == ["duplicate"] * 3
     assert learned(learner) == [({"bad": 1}, True)]
+    assert (state.learner.learned, state.prequential.scored, state.labels.joined) == (1, 1, 1)
+    assert state.dead_letters_by_stage["learn"] == 2
+
+
+def test_another_label_for_an_answer_that_could_not_be_learned_is_conflicting() -> None:
+    learner = Recorder(fail_on="learn")
+    pipeline, _ = pipeline_for(learner)
+    run(pipeline, body(id=1, features={"bad": 1}), body(id=1, label=True))
+    learner.fail_on = ""
+
+    outputs = run(pipeline, body(id=1, label=False), body(id=1, label=True), first=2)
+
+    assert [item["state"] for item in decoded(outputs, "outcomes")] == ["conflicting", "duplicate"]
+    assert learned(learner) == [({"bad": 1}, True)]
+
+
+def test_a_correction_that_could_not_be_learned_is_learned_when_it_is_sent_again() -> None:
+    learner = Recorder()
+    pipeline, _ = pipeline_for(learner, conflict="correct")
+    run(pipeline, body(id=1, features={"bad": 1}), body(id=1, label=True))
+    learner.fail_on = "learn"
+    assert kinds(run(pipeline, body(id=1, label=False), first=2)) == ["dead_letters", "outcomes"]
+    learner.fail_on = ""
+
+    outputs = run(pipeline, body(id=1, label=False), body(id=1, label=False), first=3)
+
+    assert [item["state"] for item in decoded(outputs, "outcomes")] == ["duplicate"] * 2
+    assert learned(learner) == [({"bad": 1}, True), ({"bad": 1}, False)]
+
+
+def test_a_question_whose_early_label_could_not_be_learned_is_learned_when_it_is_sent_again() -> None:
+    """The dead letter is the question, which has no label in it."""
+    learner = Recorder(fail_on="learn")
+    pipeline, _ = pipeline_for(learner, silence=False, expire_after_seconds=60)
+    question = body(id=1, features={"bad": 1}, at=100)
+    failed = run(pipeline, body(id=1, label=True, at=100), question)
+    assert kinds(failed) == ["outcomes", "predictions", "dead_letters", "outcomes"]
+    learner.fail_on = ""
+
+    again = run(pipeline, question, question, body(id=2, label=True, at=1_000), first=2)
+
+    assert [item["duplicate_of"] for item in decoded(again, "predictions")] == [1, 1]
+    assert [item["state"] for item in decoded(again, "outcomes")] == ["early"]
+    assert learned(learner) == [({"bad": 1}, True)]
+    assert pipeline.state.labels.counts()["pending"] == 0
 
 
 class Numbers(Recorder):
