@@ -114,7 +114,7 @@ def row_of(record: Found, task: Task) -> Row | None:
         )
     except (KeyError, TypeError):
         return None
-    return (*values, record.offset, record.timestamp * 1_000)
+    return (*values, record.offset, _timestamp(record))
 
 
 class Predicted(NamedTuple):
@@ -142,8 +142,14 @@ def prediction_of(record: Found, task: Task) -> Predicted | None:
     if offset is None:
         return None
     begin = (name, "pending", record.partition, offset, None, None if time is None else microseconds(time))
-    row = (*begin, None, predicted, None, None, None, None, record.timestamp * 1_000)
+    row = (*begin, None, predicted, None, None, None, None, _timestamp(record))
     return Predicted(offset, time, name is not None and "duplicate_of" not in body, row)
+
+
+def _timestamp(record: Found) -> int | None:
+    """Microseconds since the epoch; None for a timestamp of no year, which a topic may be told to take."""
+    found = record.timestamp * 1_000
+    return found if FIRST_MICROSECOND <= found <= LAST_MICROSECOND else None
 
 
 def _object(value: bytes | None) -> dict[str, Any] | None:

@@ -134,6 +134,22 @@ def test_a_time_of_no_year_is_not_known(time: float) -> None:
     assert ",,1970-01-01T00:01:43Z," in csv_of([row(time=time)])
 
 
+def test_a_timestamp_of_no_year_is_not_known(tmp_path: Path) -> None:
+    """Kafka keeps any, if the topic's message.timestamp.after.max.ms says so."""
+    rows = [row(timestamp=timestamp) for timestamp in (253_402_300_799_999, 253_402_300_800_000, 2**63 - 1)]
+
+    assert [line.rpartition(",")[2] for line in csv_of(rows).splitlines()[1:]] == [
+        "9999-12-31T23:59:59.999000Z",
+        "",
+        "",
+    ]
+    with replaced(tmp_path / "all.parquet") as file:
+        sink = ParquetSink(file, columns("binary"))
+        sink.write(rows)
+        sink.close()
+    assert pq.read_table(tmp_path / "all.parquet").column("timestamp").null_count == 2
+
+
 def test_a_text_that_is_empty_is_something_else_than_none() -> None:
     empty, none = csv_of(
         [
