@@ -257,7 +257,8 @@ def topics_create(
         int | None,
         typer.Option(
             min=1,
-            help="Partitions of the events topic, if it is missing; 1 by default. Each gets a learner of its own.",
+            help="Partitions of the events topic, if it is missing; by default as many as the topic of its labels has, "
+            "else 1. Each gets a learner of its own.",
         ),
     ] = None,
     replication_factor: Annotated[

@@ -388,7 +388,8 @@ def create_topics(
 
     Args:
         settings: The pipeline's settings.
-        partitions: Of `<events>`, if it is missing; 1 by default. The outputs have as many as it has.
+        partitions: Of `<events>`, if it is missing; by default as many as the labels topic has, if it is there for the
+            labels of these events, else 1. The outputs have as many as it has.
         replication_factor: Of the topics that are made; by default what the broker does by default.
         configure: Also change the configuration of outputs that are there and need it. The events are left alone.
 
@@ -427,7 +428,7 @@ def create_topics(
             cluster.configure(configured)
         created = set()
         if events is None:
-            count = partitions or 1
+            count = partitions or _partitions_of_events(settings, found)
             other = [
                 found[name] for name in names.values() if name in found and found[name].partitions != count
             ]
@@ -436,7 +437,7 @@ def create_topics(
                     f"{names['events']} is missing, and would get {count} partitions, but {other[0].name} is there "
                     f"and has {other[0].partitions}. Delete it, or say --partitions {other[0].partitions}."
                 )
-            sources = [found[topic] for topic in settings.relay.events if topic in found]
+            sources = [found[topic] for topic in settings.relayed_topics if topic in found]
             for topic, kind in settings.relayed_topics.items():
                 wrong = topic in found and mismatch(settings, topic, kind, found[topic].partitions, count)
                 if wrong:
@@ -462,4 +463,22 @@ def create_topics(
         created=frozenset(created),
         configured=configured,
         warnings=[item for item in items if item.state == "warning"],
+    )
+
+
+def _partitions_of_events(settings: Settings, found: Mapping[str, TopicFacts]) -> int:
+    """How many partitions an events topic gets if nobody says it; another number later would move keys.
+
+    Raises:
+        EnvironmentRefused: It is to have as many as a labels topic that is not there.
+    """
+    labels = settings.labels.topic
+    if labels is None or settings.relay.events:  # a log of one partition takes all that is relayed into it
+        return 1
+    if labels in found:
+        return found[labels].partitions
+    raise EnvironmentRefused(
+        f"{settings.topics.events} is missing, and so is {labels}, which [labels] topic names: partition p of it goes "
+        f"to partition p, so they need the same number. Make {labels} first (Headrace makes no topic that others "
+        "write to), or say --partitions; with 1, for one learner, it may have any number. Nothing was made."
     )

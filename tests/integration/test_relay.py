@@ -13,6 +13,7 @@ from stream.kafka.relay import KafkaRelay
 from stream.relay.headers import relayed_for
 from stream.relay.log import Place
 from stream.relay.places import UNTOLD
+from tests.conftest import create_topic
 from tests.integration.commands import Command, headrace, headrace_json
 from tests.integration.relaying import RelayCase, question, verdict
 from tests.support import Incoming, whole_seconds_ago
@@ -134,6 +135,24 @@ def test_partitions_that_do_not_match_are_refused_with_the_remedy(
         assert "make a topic of 3 partitions for the labels" in said
 
         assert f"topic {case.labels}" in headrace(case, "check", code=3)
+
+
+def test_an_events_topic_is_made_with_the_partitions_of_its_labels_and_keeps_them_as_long(
+    broker: Broker, tmp_path: Path, topic_name: str
+) -> None:
+    """Another number later would move keys; so without the labels topic it has to be said."""
+    with RelayCase(broker, tmp_path, topic_name, partitions=0) as case:
+        case.change(labels={"topic": case.labels})
+        said = headrace(case, "topics", "create", code=3)
+        assert f"Make {case.labels} first" in said
+        assert "--partitions" in said
+
+        create_topic(broker, case.labels, 3, **{"retention.ms": "-1"})
+        made = headrace_json(case, "topics", "create")
+
+        assert (made["partitions"], len(made["created"])) == (3, 5)
+        items = headrace_json(case, "check")["items"]
+        assert {item["state"] for item in items if item["item"].startswith("topic ")} == {"ok"}
 
 
 def test_small_labels_are_no_batch_too_large_and_one_that_is_too_large_is_named(
