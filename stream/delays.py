@@ -14,6 +14,7 @@ import orjson
 from river.stream import simulate_qa
 
 from stream.build import new_decoder
+from stream.codec import MAX_SECONDS
 from stream.errors import RecordError
 from stream.records import Features, Label, Record
 from stream.rows import RowError
@@ -94,7 +95,7 @@ class LateLabels:
                 event_id, label = coming.pop(row.number)
                 answer = {id_field: event_id, label_field: label}
                 if self._timed:
-                    answer[time_field] = seconds_of(row.moment + row.delay, row)
+                    answer[time_field] = _as_sent(seconds_of(row.moment + row.delay, row))
                 yield row.line, orjson.dumps(answer)
                 continue
             self.rows += 1
@@ -114,7 +115,7 @@ class LateLabels:
             if body.get(id_field) is None:
                 body[id_field] = f"row {row.number}"
             if self._timed:
-                body[time_field] = seconds_of(row.moment, row)
+                body[time_field] = _as_sent(seconds_of(row.moment, row))
             coming[row.number] = body[id_field], label
             yield row.line, orjson.dumps(body)
 
@@ -227,6 +228,16 @@ def seconds_of(moment: Any, row: LateRow) -> float:
             _place(row), f"its moment is {moment!r}; expected a time, a date or a number of seconds."
         )
     return seconds
+
+
+def _as_sent(seconds: float) -> float:
+    """A time as an event says it: so large a number is one of milliseconds.
+
+    Example:
+        >>> _as_sent(1.5), _as_sent(1e12)
+        (1.5, 1000000000000000.0)
+    """
+    return seconds if abs(seconds) < MAX_SECONDS else seconds * 1_000
 
 
 def _object(value: bytes) -> dict[str, Any] | None:

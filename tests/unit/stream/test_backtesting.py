@@ -420,6 +420,16 @@ def test_a_field_says_how_late_each_label_is_and_is_no_feature(tmp_path: Path) -
     assert "wait" not in str(vars(result.estimator["LogisticRegression"]))  # type: ignore[index]  # a pipeline
 
 
+def test_a_label_that_never_comes_is_one_with_a_very_long_delay(tmp_path: Path) -> None:
+    """A number of seconds beyond the year 5138 would be taken for milliseconds, and so for a label before its row."""
+    pipeline = settings(tmp_path, 'time = "at"\n')
+
+    result = backtest_file(pipeline, timed_file(tmp_path), delay=1e12)
+
+    assert (result.labels["joined"], result.expired, result.labels["late"]) == (0, 200, 200)
+    assert result.label_delay is None
+
+
 def test_what_is_no_labelled_event_stays_in_its_place(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     rows = [
