@@ -100,7 +100,7 @@ class Export:
     rows: int = 0
     #: Rows by state.
     states: Counter[str] = field(default_factory=Counter)
-    #: For each partition where its range began, and the next offset behind it.
+    #: For each partition where its range began, and the next offset behind it: the first that is left out.
     ranges: dict[int, tuple[int, int]] = field(default_factory=dict)
     #: Records that are no outcomes of this pipeline, and where the first of them stands.
     foreign: int = 0
@@ -312,6 +312,8 @@ def _write(
                             buffer.add(row, len(record.value or b""))
                     count += len(records)
                     advanced(count)
+            if desk.left_out_from is not None:
+                found.ranges[span.partition] = (span.since, desk.left_out_from)
     buffer.flush()
     sink.close()
 
@@ -363,6 +365,8 @@ class Desk:
     def begin(self, since: int) -> None:
         """Begin with a partition; outcomes before this offset say who no longer waits, and are no rows."""
         self._since = since
+        #: Offset of the first outcome that is left out since it is after the range of times.
+        self.left_out_from: int | None = None
         #: One bit for each event that has an outcome.
         self._closed: dict[int, bytearray] = {}
         #: The largest event time seen; that of the pipeline is never less.
@@ -370,6 +374,8 @@ class Desk:
 
     def outcome(self, record: Found) -> Row | None:
         """The row of an outcome; None if it is not wanted, or none."""
+        if record.timestamp >= self._latest and record.offset >= self._since and self.left_out_from is None:
+            self.left_out_from = record.offset
         row = row_of(record, self._task)
         if row is None:
             self._foreign(record)

@@ -144,6 +144,10 @@ def test_what_a_worker_writes_is_what_the_export_holds(
         first = summary["partitions"][0]
         assert exported(partition=0, begin=Edge(first["next_offset"], None)) == []
         assert exported(partition=0, end=Edge(first["from"] + 1, None)) == ["early early"]
+        before = export(case.settings, Wanted(output=tmp_path / "some.csv", partition=0, end=at(11)))
+        begin, next_offset = before.ranges[0]
+        after = exported(partition=0, begin=Edge(next_offset, None))
+        assert (begin, before.rows + len(after)) == (first["from"], len(exported(partition=0)))
 
         with pytest.raises(EnvironmentRefused, match=r"has no partition 2; expected 0 to 1"):
             exported(partition=2)
