@@ -192,6 +192,9 @@ class Status:
     state: Literal["replaying", "live"]
     #: Wall clock when the status was made, epoch seconds.
     time: float
+    #: Names of the incidents of the partition that its worker has open: one that it does not name was left open by
+    #: another, which was killed. None: its worker is of a version that does not say.
+    incidents: Sequence[str] | None = None
 
     def to_dict(self) -> dict[str, object]:
         """The fields by name, ready for JSON."""

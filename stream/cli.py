@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -905,7 +906,7 @@ def quiet_pipe() -> Iterator[None]:
 def status(settings_file: SettingsFile, as_json: AsJson = False) -> None:
     """Show where each partition stands, and how good its learner is.
 
-    Next offset, lag, what became of the labels, metrics beside their baselines, last drift.
+    Next offset, lag, open incidents, where the relay stands, what became of the labels, metrics beside their baselines.
 
     A figure over all partitions is a mean weighted by events, and only of metrics that are means.
     """
@@ -921,7 +922,7 @@ def status(settings_file: SettingsFile, as_json: AsJson = False) -> None:
     console = Console(markup=False, highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = 200  # no terminal, no edge
-    for table in tables(settings, view):
+    for table in tables(settings, view, time.time()):
         console.print(table)
     for warning in view.warnings:
         typer.secho(warning, fg="yellow")

@@ -936,6 +936,7 @@ class Worker:
                 learner_seconds=self._measurements.learner_seconds(partition),
                 snapshot=owned.snapshot_facts,
                 state="live" if owned.next_offset >= owned.committed else "replaying",
+                incidents=self._incidents.of(partition),
                 time=self._wall_clock(),
             )
             owned.status, owned.status_at, owned.status_events = status, now, state.events

@@ -17,7 +17,7 @@ MOST_BYTES: Final = 1_000_000
 #: Longest name in an alert or incident that is taken, and longest sentence: the rest of one is cut off.
 MOST_NAME: Final = 300
 MOST_TEXT: Final = 2_000
-#: Most metrics, classes, stages, drift watches and bins of a status, each. Workers write 21 classes at most.
+#: Most metrics, classes, stages, drift watches, bins and incidents of a status, each. Workers write 21 classes at most.
 MOST_ENTRIES: Final = 500
 #: Largest partition as Kafka has them, and largest count: sums of so many stay within what JSON carries.
 MOST_PARTITION: Final = 2**31 - 1
@@ -39,6 +39,7 @@ CAME_LATER: Final[Mapping[str, Mapping[str, object]]] = {
         "dead_letters_by_stage": {},
         "classes": None,
         "learner_seconds": None,
+        "incidents": None,
     },
     "incident": {"severity": "warning"},
 }
@@ -129,10 +130,11 @@ def _plausible(status: Status) -> None:
     if odd is not None:
         raise Unreadable(f"it counts {odd}; expected at most {MOST_COUNT}")
     many = (status.metrics, status.baselines, status.dead_letters_by_stage, status.drift, classes, histogram)
-    most = max(map(len, (*many, status.label_health, *classes.values(), *histogram.values())))
+    names = status.incidents or ()
+    most = max(map(len, (*many, names, status.label_health, *classes.values(), *histogram.values())))
     if most > MOST_ENTRIES:
         raise Unreadable(
-            f"it has {most:,} metrics, classes, stages, watches or bins; expected at most {MOST_ENTRIES}"
+            f"it has {most:,} metrics, classes, stages, watches, bins or incidents; expected at most {MOST_ENTRIES}"
         )
     if histogram:
         bounds, bins = list(histogram.get("bounds", ())), histogram.get("counts", ())

@@ -411,6 +411,12 @@ class Reader:
         self._consumer.assign(self._partitions)
         self._consumer.seek(self._partitions[0], offset)
 
+    def position(self, topic: str, partition: int) -> int:
+        """Where it reads on in a partition: past control records, which are never handed over."""
+        with sentences(self._settings, f"reading {topic}"):
+            where = TopicPartition(topic, partition)
+            return self._consumer.position(where, timeout_ms=round(TIMEOUT * 1_000)) or 0
+
     def poll(self, seconds: float) -> list[Found]:
         """The next records, waiting at most this long for the first."""
         with sentences(self._settings, "reading"):
@@ -439,14 +445,7 @@ class Reader:
         deadline = time.monotonic() + PATIENCE
         while True:
             with sentences(self._settings, f"reading {topic}", PATIENCE):
-                positions = {
-                    # past control records, which are never handed over
-                    partition: self._consumer.position(
-                        TopicPartition(topic, partition), timeout_ms=round(TIMEOUT * 1_000)
-                    )
-                    or 0
-                    for partition in ends
-                }
+                positions = {partition: self.position(topic, partition) for partition in ends}
                 if all(positions[partition] >= end for partition, end in ends.items()):
                     return
                 if positions != reached:

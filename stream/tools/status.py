@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import orjson
@@ -14,7 +14,10 @@ from rich.table import Table
 from monitors import LABEL_COUNTS, METRICS, add_histograms, label_health, weighted_mean
 from stream.errors import EnvironmentRefused
 from stream.settings import Settings
-from stream.tools.cluster import Bounds, Cluster, Commit, Reader
+from stream.tools.cluster import Bounds, Cluster, Commit, Reader, TopicFacts
+from stream.tools.open_incidents import LOOKED_AT, OpenIncident, Reading, doubt_of, grouped, read_open
+from stream.tools.relayed import BETWEEN_LOOKS, Look, RelayView, lag_of, look_at, relay_view, sources_of
+from stream.tools.watch import printable
 
 #: Seconds within which a running worker has written a status, unless its interval is longer.
 FRESH_SECONDS: Final = 30.0
@@ -63,6 +66,10 @@ class StatusView:
     #: Sums over partitions, means weighted by events of the metrics that are means, shares of the sums, and of label
     #: delays the longest of any partition.
     totals: Mapping[str, Any]
+    #: None: nothing is relayed, or it can't be seen.
+    relay: RelayView | None = None
+    #: What is open on the alerts topic. None: it can't be read.
+    incidents: Sequence[OpenIncident] | None = None
     #: What should be looked into, a sentence each.
     warnings: Sequence[str] = field(default_factory=list)
 
@@ -82,6 +89,8 @@ class StatusView:
                 for view in self.partitions
             ],
             "totals": dict(self.totals),
+            "relay": None if self.relay is None else self.relay.to_dict(),
+            "incidents": None if self.incidents is None else [kind.to_dict() for kind in self.incidents],
             "warnings": list(self.warnings),
         }
 
@@ -101,19 +110,92 @@ def read_status(settings: Settings) -> StatusView:
                 f"there is no topic {', '.join(repr(name) for name in missing)}. "
                 f"Make it: headrace topics create {settings.path}"
             )
+        relay = _Relay(cluster, settings, found[topics.events])
         count = found[topics.events].partitions
         commits = cluster.commits(settings.name, topics.events)
         bounds = cluster.bounds(topics.events, count)
         status_bounds = cluster.bounds(topics.status, found[topics.status].partitions)
         workers = cluster.members(settings.name)
-    return view_of(
-        settings,
-        workers=workers,
-        commits=commits,
-        bounds=bounds,
-        statuses=_last_records(settings, status_bounds),
-        now=time.time(),
-    )
+        statuses = _last_records(settings, status_bounds)
+        view = view_of(
+            settings, workers=workers, commits=commits, bounds=bounds, statuses=statuses, now=time.time()
+        )
+        return relay.seen_in(_with_incidents(cluster, settings, view))
+
+
+def _with_incidents(cluster: Cluster, settings: Settings, view: StatusView) -> StatusView:
+    """The view of the pipeline, with what is open. What goes wrong with it is a warning: all else is shown as ever."""
+    topic = settings.topics.alerts
+    try:
+        facts = cluster.topics([topic]).get(topic)
+        if facts is None:
+            raise EnvironmentRefused(
+                f"there is no topic {topic!r}. Make it: headrace topics create {settings.path}"
+            )
+        reading = read_open(settings, cluster.bounds(topic, facts.partitions))
+    except EnvironmentRefused as error:
+        return replace(view, warnings=[*view.warnings, f"Open incidents can't be seen: {error}"])
+    return with_open(settings, view, reading)
+
+
+def with_open(settings: Settings, view: StatusView, reading: Reading) -> StatusView:
+    """The view of the pipeline, with what lies open on the alerts topic."""
+    partitions = {item.partition: item for item in view.partitions}
+    found = []
+    for (partition, _), incident in reading.open.items():
+        item = None if partition is None else partitions.get(partition)
+        age = None if item is None else item.age_seconds
+        is_fresh = age is not None and age <= _fresh_seconds(settings)
+        status = {} if item is None else item.status
+        found.append((incident, doubt_of(incident, status, is_fresh=is_fresh, workers=view.workers)))
+    warnings = list(view.warnings)
+    if reading.unread:
+        warnings.append(
+            f"Of {settings.topics.alerts} the newest {LOOKED_AT:,} records of partition"
+            f"{'' if len(reading.unread) == 1 else 's'} {', '.join(map(str, reading.unread))} could not be read in "
+            "time: incidents may be missing here, or be over."
+        )
+    return replace(view, incidents=grouped(found), warnings=warnings)
+
+
+class _Relay:
+    """Looks at the relay, if there is one: now, and again at the end, since what matters is what moves.
+
+    What goes wrong with it is a warning: all else is shown as ever.
+    """
+
+    def __init__(self, cluster: Cluster, settings: Settings, events: TopicFacts) -> None:
+        self._cluster = cluster
+        self._settings = settings
+        self._events = events
+        self._problem = ""
+        self._first: Look | None = None
+        if settings.relayed_topics:
+            try:
+                self._sources = sources_of(cluster, settings, events)
+                self._first = look_at(cluster, settings, self._sources)
+            except EnvironmentRefused as error:
+                self._problem = str(error)
+        self._looked_at = time.monotonic()
+
+    def seen_in(self, view: StatusView) -> StatusView:
+        """The view of the pipeline, with what is known of the relay."""
+        first = last = self._first
+        relay, between = None, 0.0
+        if first is not None and last is not None:
+            try:
+                if first.relays and any(lag_of(first).values()):
+                    time.sleep(max(0.0, self._looked_at + BETWEEN_LOOKS - time.monotonic()))
+                    between = time.monotonic() - self._looked_at
+                    last = look_at(self._cluster, self._settings, self._sources)
+                relay = relay_view(
+                    self._settings, self._events, self._sources, first=first, last=last, seconds=between
+                )
+            except EnvironmentRefused as error:
+                self._problem = str(error)
+        problem = f"The relay can't be seen: {self._problem}" if self._problem else ""
+        said = relay.warning if relay is not None else problem
+        return replace(view, relay=relay, warnings=[*view.warnings, *([said] if said else [])])
 
 
 def _last_records(settings: Settings, bounds: Sequence[Bounds]) -> dict[int, dict[str, Any]]:
@@ -218,8 +300,13 @@ def _mean(
     }
 
 
+def _fresh_seconds(settings: Settings) -> float:
+    """A status that is older says that nobody writes any more."""
+    return max(FRESH_SECONDS, 3 * settings.worker.status_interval_seconds)
+
+
 def _warnings(settings: Settings, views: Sequence[PartitionView], workers: int) -> Iterable[str]:
-    fresh = max(FRESH_SECONDS, 3 * settings.worker.status_interval_seconds)
+    fresh = _fresh_seconds(settings)
     ages = [view.age_seconds for view in views if view.age_seconds is not None]
     if workers == 0:
         yield f"No worker runs now; start one: headrace run {settings.path}"
@@ -240,8 +327,14 @@ def _warnings(settings: Settings, views: Sequence[PartitionView], workers: int) 
 # --- For people ------------------------------------------------------------------------------------------
 
 
-def tables(settings: Settings, view: StatusView) -> list[Table]:
-    """What `headrace status` prints: where each partition stands, how its labels come, and how good it is."""
+def tables(settings: Settings, view: StatusView, now: float) -> list[Table]:
+    """What `headrace status` prints: where each partition stands, what is open, how labels come, how good it is.
+
+    Args:
+        settings: The pipeline's settings.
+        view: What is known.
+        now: Epoch seconds.
+    """
     title = f"{view.pipeline}: {view.workers} worker{'' if view.workers == 1 else 's'}"
     where = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     where.add_column("partition", justify="right")
@@ -315,7 +408,61 @@ def tables(settings: Settings, view: StatusView) -> list[Table]:
         )
     # Where each event brings its label there is nothing to say of labels.
     has_labels = any(view.totals[name] for name in LABEL_COUNTS)
-    return [where, *(_label_tables(view) if has_labels else []), good]
+    relayed = [] if view.relay is None else [_relay_table(view.relay)]
+    opened = [_incident_table(view.incidents, now)] if view.incidents else []
+    return [where, *opened, *relayed, *(_label_tables(view) if has_labels else []), good]
+
+
+def _incident_table(incidents: Sequence[OpenIncident], now: float) -> Table:
+    """What is open, the worst first; what may be over, last."""
+    table = Table(title="open incidents", title_justify="left", box=SIMPLE_HEAD)
+    for column in ("incident", "severity", "partitions"):
+        table.add_column(column)
+    table.add_column("open for", justify="right")
+    table.add_column("what happened, and what to do")
+    for item in incidents:
+        doubt = f"May be over: {item.doubt}. It said: " if item.doubt else ""
+        table.add_row(
+            printable(item.incident),
+            f"{item.severity}?" if item.doubt else item.severity,
+            "all" if item.partitions is None else ranges(item.partitions),
+            _age(max(0.0, now - item.since)),
+            doubt + printable(item.text),
+        )
+    return table
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Numbers in order, those that follow each other as one.
+
+    >>> ranges([0, 1, 2, 3, 7])
+    '0-3, 7'
+    """
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def _relay_table(relay: RelayView) -> Table:
+    """How far each partition of each topic that is relayed has been brought over."""
+    table = Table(
+        title=f"relay: {relay.relays or 'none'} running (group {relay.group})",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+    )
+    table.add_column("from")
+    for column in ("next offset", "end", "lag"):
+        table.add_column(column, justify="right")
+    for item in relay.partitions:
+        table.add_row(str(item), _count(item.next_offset), _count(item.end), _count(item.lag_records))
+    if len(relay.partitions) > 1:
+        table.add_section()
+        table.add_row("all", "", "", _count(sum(item.lag_records for item in relay.partitions)))
+    return table
 
 
 def _label_tables(view: StatusView) -> list[Table]:

@@ -89,6 +89,7 @@ STATUS = Status(
     ),
     state="live",
     time=1_000_000.0,
+    incidents=[],
 )
 
 DRIFT = Alert(

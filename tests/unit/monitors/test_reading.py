@@ -42,6 +42,7 @@ def test_fields_that_an_older_worker_did_not_have_may_be_missing() -> None:
         "learner_seconds",
         "label_delay",
         "label_delay_histogram",
+        "incidents",
     )
     for name in (*came_later, "label_health", "ignored", *LABEL_COUNTS):
         del body[name]
@@ -52,6 +53,7 @@ def test_fields_that_an_older_worker_did_not_have_may_be_missing() -> None:
 
     assert (status.questions, status.label_delay, status.dead_letters_by_stage) == (0, None, {})
     assert (status.late, status.label_health, status.label_delay_histogram) == (0, {}, None)
+    assert status.incidents is None
     assert isinstance(found := read_alert(orjson.dumps(incident)), Incident)
     assert found.severity == "warning"
 
@@ -80,7 +82,7 @@ def test_a_whole_number_is_a_number() -> None:
         (changed(STATUS, dead_letters_by_stage={"decode": 2**63}), "it counts 9223372036854775808"),
         (changed(STATUS, classes={"label": {"a": 2**63}}), "it counts 9223372036854775808"),
         (changed(STATUS, metrics={str(n): {} for n in range(501)}), "it has 501 metrics"),
-        (changed(STATUS, drift=[{}] * 501), "it has 501 metrics, classes, stages, watches or bins"),
+        (changed(STATUS, drift=[{}] * 501), "it has 501 metrics, classes, stages, watches, bins or incidents"),
         (changed(STATUS, label_health={str(n): 0.5 for n in range(501)}), "it has 501 metrics"),
         (
             changed(STATUS, label_health={"late": "1"}),

@@ -123,7 +123,7 @@ def test_fresh_statuses_give_no_warning() -> None:
 
 def shown(statuses: dict[int, dict[str, Any]], *, width: int = 200) -> str:
     console = Console(width=width, file=StringIO())
-    for table in tables(settings(), view(statuses)):
+    for table in tables(settings(), view(statuses), NOW):
         console.print(table)
     assert isinstance(console.file, StringIO)
     return console.file.getvalue()
