@@ -43,6 +43,8 @@ MOST_METRICS: Final = 50
 #: Most notification channels and watchdogs of a pipeline that are exported, of each.
 MOST_CHANNELS: Final = 50
 MOST_WATCHDOGS: Final = 50
+#: Most topics of a pipeline that are relayed and are exported.
+MOST_RELAYED: Final = 50
 #: Longest value of a label, characters.
 MOST_CHARACTERS: Final = 200
 #: Where a dead letter can come from.
@@ -561,6 +563,38 @@ class Family(Enum):
         meaning="Records behind the end, all partitions together, as of their last statuses. Absent until known.",
         remedy="See `headrace_lag_records`.",
     )
+    RELAY_LAG = FamilySpec(
+        name="headrace_monitor_relay_lag_records",
+        kind="gauge",
+        told_by="monitor",
+        labels=("pipeline", "topic"),
+        unit="records",
+        meaning="Records of a topic that the relay reads which are not relayed yet, all partitions together, by the "
+        "offsets of its group; without a commit all that the topic holds. Absent without a relay, and while these "
+        "offsets can't be read.",
+        remedy="It grows: no relay runs, or it does not keep up. `headrace status` says which.",
+    )
+    RELAY_WAITED = FamilySpec(
+        name="headrace_monitor_relay_waited_seconds",
+        kind="gauge",
+        told_by="monitor",
+        labels=("pipeline", "topic"),
+        unit="seconds",
+        meaning="For how long the next record to be relayed has waited, at least: since the monitor first saw it "
+        "there. Of the partition where that is longest; 0: nothing waits. Absent as the lag is.",
+        remedy="Minutes: labels come that much too late, and after `[labels] expire_after_seconds` for nothing. Look "
+        "at the relay's log; start one with `headrace run` or `headrace relay`.",
+    )
+    RELAY_AGE = FamilySpec(
+        name="headrace_monitor_relay_age_seconds",
+        kind="gauge",
+        told_by="monitor",
+        unit="seconds",
+        meaning="Time since the monitor last read where the relay stands, or since it began if it never could. Absent "
+        "without a relay.",
+        remedy="More than a minute: it can't. Its log says why, such as a topic that is missing or a permission to "
+        "describe the relay's group.",
+    )
     MONITOR_METRIC = FamilySpec(
         name="headrace_monitor_metric_value",
         kind="gauge",
@@ -767,6 +801,16 @@ class ChannelReadings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RelayReadings:
+    """What the monitor knows of a pipeline's relay."""
+
+    #: Wall clock when it was last read, epoch seconds. None: it never was.
+    read_at: float | None
+    #: By topic: records that are not relayed, and for how long the next one has waited, seconds. Empty: not known now.
+    topics: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineReadings:
     """What the monitor knows of one pipeline. Counters are of what it has seen since it began, history included."""
 
@@ -803,6 +847,8 @@ class PipelineReadings:
     #: Incidents opened, by watchdog. Name every watchdog from the start, with 0: Prometheus sees a counter grow only
     #: from a value that it knows.
     watchdog_openings: Mapping[str, int] = field(default_factory=dict)
+    #: None: it has no relay.
+    relay: RelayReadings | None = None
     #: Its notification channels, each from the start.
     channels: Sequence[ChannelReadings] = ()
 
@@ -1116,6 +1162,8 @@ def _put_pipeline(found: _Families, item: PipelineReadings, *, began_at: float, 
     found.put(Family.MONITOR_WORKERS, labels, item.workers)
     if item.lag_records is not None:
         found.put(Family.MONITOR_LAG, labels, item.lag_records)
+    if item.relay is not None:
+        _put_relay(found, item.relay, labels, began_at=began_at, now=now)
     _put_figures(found, Family.MONITOR_METRIC, (*labels, item.metric), item.quality)
     for baseline, figures in item.baselines.items():
         _put_figures(found, Family.MONITOR_BASELINE, (*labels, baseline, item.metric), figures)
@@ -1133,3 +1181,15 @@ def _put_pipeline(found: _Families, item: PipelineReadings, *, began_at: float, 
         found.put(Family.NOTIFICATIONS, (*own, "sent"), channel.sent)
         found.put(Family.NOTIFICATIONS, (*own, "failed"), channel.failed)
         found.put(Family.NOTIFICATIONS_WAITING, own, channel.waiting)
+
+
+def _put_relay(
+    found: _Families, relay: RelayReadings, labels: Sequence[str], *, began_at: float, now: float
+) -> None:
+    read_at = began_at if relay.read_at is None else relay.read_at
+    found.put(Family.RELAY_AGE, labels, max(0.0, now - read_at))
+    numbered = _Numbered()
+    for topic, (lag, waited) in list(relay.topics.items())[:MOST_RELAYED]:
+        own = (*labels, numbered(topic))
+        found.put(Family.RELAY_LAG, own, lag)
+        found.put(Family.RELAY_WAITED, own, waited)

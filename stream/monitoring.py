@@ -9,6 +9,7 @@ from pathlib import Path
 from monitors.app.config import MonitorConfig, WatchedPipeline
 from monitors.fleet import Bounds, PipelineFacts
 from stream.notifications import channels_of
+from stream.relay.places import group_of
 from stream.settings import Settings
 from stream.settings.connection import aiokafka_config
 
@@ -31,6 +32,8 @@ def facts_of(settings: Settings) -> PipelineFacts:
         status_interval_seconds=settings.worker.status_interval_seconds,
         settings_file=str(settings.path),
         brokers=settings.kafka.bootstrap_servers,
+        relay_group=group_of(settings) if settings.relayed_topics else "",
+        relayed_topics=list(settings.relayed_topics),
     )
 
 

@@ -812,6 +812,12 @@ def monitor() -> Dashboard:
                         queries=[Query(expr=at(Family.STATUS_AGE), legend="{{pipeline}}")],
                         about=[Family.STATUS_AGE],
                     ),
+                    Panel(
+                        title="Since the relay's place was read",
+                        unit="s",
+                        queries=[Query(expr=at(Family.RELAY_AGE), legend="{{pipeline}}")],
+                        about=[Family.RELAY_AGE],
+                    ),
                 ],
             ),
             Row(
@@ -834,6 +840,18 @@ def monitor() -> Dashboard:
                         title="Open incidents",
                         queries=[Query(expr=at(Family.OPEN_INCIDENTS), legend="{{pipeline}} {{severity}}")],
                         about=[Family.OPEN_INCIDENTS],
+                    ),
+                    Panel(
+                        title="Lag of the relay",
+                        note="Records that wait in a topic of their own.",
+                        queries=[Query(expr=at(Family.RELAY_LAG), legend="{{pipeline}} {{topic}}")],
+                        about=[Family.RELAY_LAG],
+                    ),
+                    Panel(
+                        title="The next record to be relayed waits",
+                        unit="s",
+                        queries=[Query(expr=at(Family.RELAY_WAITED), legend="{{pipeline}} {{topic}}")],
+                        about=[Family.RELAY_WAITED],
                     ),
                     Panel(
                         title="Incidents that watchdogs opened",

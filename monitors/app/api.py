@@ -96,6 +96,7 @@ def add_api(
                 "open_incidents": views.open_incidents(found),
                 "partition_list": views.partitions(found, now),
                 "labels": views.labels(found),
+                "relay": None if found.relay is None else found.relay.to_dict(now),
                 "dead_letters_by_stage": views.dead_letters(found),
                 "classes": views.classes(found),
                 "drift": views.drift_watches(found),

@@ -22,6 +22,7 @@ from fastapi import FastAPI
 from monitors.app.api import add_api
 from monitors.app.config import MonitorConfig
 from monitors.app.feed import PipelineReader
+from monitors.app.relay import RelayReader
 from monitors.app.site import DeadLetter, Feed, Site
 from monitors.app.telling import Teller
 from monitors.app.web import Guard
@@ -35,6 +36,7 @@ from monitors.telemetry import (
     MonitorReadings,
     MonitorTelemetry,
     PipelineReadings,
+    RelayReadings,
 )
 
 log = structlog.get_logger()
@@ -60,6 +62,7 @@ class Monitor:
         feeds = {pipeline.facts.name: Feed() for pipeline in config.pipelines}
         self.notifiers: dict[str, Notifier] = {}
         self.readers: dict[str, PipelineReader] = {}
+        self.relay_readers: list[RelayReader] = []
         for pipeline in config.pipelines:
             name = pipeline.facts.name
             state = self.fleet.pipelines[name]
@@ -70,6 +73,8 @@ class Monitor:
             self.readers[name] = PipelineReader(
                 pipeline, state, feeds[name], watchdogs=Watchdogs(pipeline.bounds), teller=teller
             )
+            if pipeline.facts.relayed_topics:
+                self.relay_readers.append(RelayReader(pipeline, state))
         self._telemetry = MonitorTelemetry(version=config.version)
         self._began_at = time.time()
         self._loop_delay = Distribution(Family.MONITOR_LOOP_DELAY.value.buckets)
@@ -103,7 +108,8 @@ class Monitor:
 
     def _readings(self, name: str) -> PipelineReadings:
         state, feed = self.fleet.pipelines[name], self.site.feeds[name]
-        summary = views.summary(state, self.site.clock())
+        now, relay = self.site.clock(), state.relay
+        summary = views.summary(state, now)
         return PipelineReadings(
             pipeline=name,
             is_connected=feed.state in ("loading", "live"),
@@ -119,6 +125,7 @@ class Monitor:
             quality=summary["quality"],
             baselines=summary["baselines"],
             open_incidents=summary["open"],
+            relay=None if relay is None else RelayReadings(read_at=relay.read_at, topics=relay.by_topic(now)),
             channels=[
                 ChannelReadings(
                     channel=facts.name, sent=facts.sent, failed=facts.failed, waiting=facts.waiting
@@ -168,7 +175,8 @@ class Monitor:
             )
         )
         serving = asyncio.create_task(server.serve(sockets=[listening]))
-        reading = [asyncio.create_task(reader.run()) for reader in self.readers.values()]
+        readers: list[PipelineReader | RelayReader] = [*self.readers.values(), *self.relay_readers]
+        reading = [asyncio.create_task(reader.run()) for reader in readers]
         reading.append(asyncio.create_task(self._measure_loop()))
         telling = [asyncio.create_task(notifier.run()) for notifier in self.notifiers.values()]
         host, port = listening.getsockname()[:2]

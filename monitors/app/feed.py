@@ -26,7 +26,7 @@ from faust.auth import SASLCredentials, SSLCredentials
 from monitors.app.config import WatchedPipeline
 from monitors.app.site import DeadLetter, Feed, FeedState, Unavailable
 from monitors.app.telling import Teller
-from monitors.fleet import PipelineState, Watchdog, Watchdogs
+from monitors.fleet import PipelineFacts, PipelineState, Watchdog, Watchdogs
 from monitors.fleet.fleet import TopicKind
 from monitors.records import Alert, Incident
 
@@ -157,7 +157,7 @@ class PipelineReader:
         if isinstance(error, Unavailable):
             problem = str(error)
         elif isinstance(error, (KafkaError, OSError, TimeoutError)):
-            problem = self._sentence(error)
+            problem = sentence(self._pipeline.facts, error)
         else:
             log.error("reading failed", pipeline=self._pipeline.facts.name, exc_info=error)
             problem = f"reading failed ({type(error).__name__}: {error}); it begins anew."
@@ -192,7 +192,7 @@ class PipelineReader:
             await self._watch_over(app, consumer, places)
         except asyncio.CancelledError:
             if self._teller is not None:
-                await _bounded(self._keep_told(consumer, self._teller))
+                await bounded(self._keep_told(consumer, self._teller))
             raise
 
     def _move(self, state: FeedState, problem: str = "") -> None:
@@ -217,11 +217,11 @@ class PipelineReader:
             await asyncio.wait_for(consumer.start(), 2 * REQUEST_TIMEOUT_MS / 1_000)
             yield consumer
         finally:
-            await _bounded(consumer.stop())
+            await bounded(consumer.stop())
 
     async def _places(self, consumer: Any) -> dict[TopicPartition, TopicKind]:
         """The partitions of both topics."""
-        found = await _partitions(consumer, self._topics)
+        found = await partitions_of(consumer, self._topics)
         missing = [topic for topic in self._topics if not found[topic]]
         if missing:
             names = " and ".join(repr(topic) for topic in missing)
@@ -247,7 +247,7 @@ class PipelineReader:
                 await asyncio.sleep(0.05)
             yield app
         finally:
-            await _bounded(app.stop())
+            await bounded(app.stop())
             folder.cleanup()
 
     def _new_app(self, folder: str) -> faust.App:
@@ -472,7 +472,7 @@ class PipelineReader:
             except (KafkaError, TimeoutError, OSError) as error:
                 failed += 1
                 if failed > 1:
-                    raise Unavailable(self._sentence(error)) from error
+                    raise Unavailable(sentence(self._pipeline.facts, error)) from error
                 continue
             left = {
                 place: end - self._state.next_offset(places[place], place.partition)
@@ -491,18 +491,6 @@ class PipelineReader:
                 behind_since = time.monotonic()
             elif time.monotonic() - behind_since > STUCK_SECONDS:
                 raise Unavailable("records lie on the topics that did not arrive; reading is started anew.")
-
-    def _sentence(self, error: BaseException) -> str:
-        facts = self._pipeline.facts
-        if isinstance(error, (KafkaConnectionError, TimeoutError, ConnectionError, socket.gaierror)):
-            return (
-                f"no broker answers at {facts.brokers}. Is it running? If it runs elsewhere, mend [kafka] in "
-                f"{facts.settings_file}."
-            )
-        reason = f"{type(error).__name__}: {error}"
-        if isinstance(error, KafkaError):
-            return f"{facts.brokers} refused ({reason}). See [kafka] in {facts.settings_file}."
-        return f"this machine refused ({reason}); it is tried again."
 
     # Single looks -----------------------------------------------------------------------------------------------
 
@@ -523,7 +511,7 @@ class PipelineReader:
                 except Unavailable as error:
                     found = error
                 except (KafkaError, TimeoutError, OSError) as error:
-                    found = Unavailable(self._sentence(error))
+                    found = Unavailable(sentence(self._pipeline.facts, error))
                 last = self._last_letters = _Letters(most, found, time.monotonic())
         if isinstance(last.found, Unavailable):
             raise Unavailable(str(last.found))
@@ -532,7 +520,7 @@ class PipelineReader:
     async def _dead_letters(self, most: int) -> list[DeadLetter]:
         topic = self._pipeline.facts.dead_letters_topic
         async with self._consumer() as consumer:
-            places = (await _partitions(consumer, [topic]))[topic]
+            places = (await partitions_of(consumer, [topic]))[topic]
             if not places:
                 raise Unavailable(f"there is no topic {topic!r}, or this user may not see it.")
             consumer.assign(places)
@@ -551,7 +539,20 @@ class PipelineReader:
         return found
 
 
-async def _partitions(consumer: Any, topics: Iterable[str]) -> dict[str, list[TopicPartition]]:
+def sentence(facts: PipelineFacts, error: BaseException) -> str:
+    """Why Kafka can't be read, and what to do."""
+    if isinstance(error, (KafkaConnectionError, TimeoutError, ConnectionError, socket.gaierror)):
+        return (
+            f"no broker answers at {facts.brokers}. Is it running? If it runs elsewhere, mend [kafka] in "
+            f"{facts.settings_file}."
+        )
+    reason = f"{type(error).__name__}: {error}"
+    if isinstance(error, KafkaError):
+        return f"{facts.brokers} refused ({reason}). See [kafka] in {facts.settings_file}."
+    return f"this machine refused ({reason}); it is tried again."
+
+
+async def partitions_of(consumer: Any, topics: Iterable[str]) -> dict[str, list[TopicPartition]]:
     """The partitions of topics, in order; none of a topic that there is not."""
     # The consumer's own question knows only topics it is subscribed to.
     cluster = await asyncio.wait_for(consumer._client.fetch_all_metadata(), PROBE_TIMEOUT)
@@ -579,7 +580,7 @@ async def _is_reading(app: faust.App, topics: int) -> bool:
     return True
 
 
-async def _bounded(stopping: Awaitable[object]) -> None:
+async def bounded(stopping: Awaitable[object]) -> None:
     """Wait for something to end, but not for ever, and not for its troubles."""
     try:
         await asyncio.wait_for(stopping, STOP_SECONDS)

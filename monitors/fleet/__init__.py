@@ -2,6 +2,7 @@
 
 from monitors.fleet.fleet import Fleet, PartitionState, PipelineFacts, PipelineState, SeenAlert
 from monitors.fleet.reading import Unreadable, read_alert, read_status
+from monitors.fleet.relay import RelayState, Source, Standing
 from monitors.fleet.series import Series
 from monitors.fleet.watchdogs import Bounds, Watchdog, Watchdogs
 
@@ -11,8 +12,11 @@ __all__ = [
     "PartitionState",
     "PipelineFacts",
     "PipelineState",
+    "RelayState",
     "SeenAlert",
     "Series",
+    "Source",
+    "Standing",
     "Unreadable",
     "Watchdog",
     "Watchdogs",

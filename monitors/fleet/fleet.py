@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, get_args
 
 from monitors.fleet.reading import Unreadable, read_alert, read_status
+from monitors.fleet.relay import RelayState, Source, Standing
 from monitors.fleet.series import Series
 from monitors.labels import LABEL_COUNTS, label_health
 from monitors.records import Alert, Figures, Incident, Level, Severity, Status, Task
@@ -62,6 +63,9 @@ class PipelineFacts:
     settings_file: str
     #: Brokers, for people.
     brokers: str
+    #: The relay's consumer group, and the topics that it reads; none: there is no relay.
+    relay_group: str = ""
+    relayed_topics: Sequence[str] = ()
 
     @property
     def fresh_seconds(self) -> float:
@@ -184,6 +188,8 @@ class PipelineState:
         #: Records that were neither, and what the last one was.
         self.unreadable = 0
         self.last_unreadable = ""
+        #: Where its relay stands; None: it has none.
+        self.relay = RelayState(facts.relay_group, facts.relayed_topics) if facts.relayed_topics else None
         #: Changes with whatever is applied.
         self.version = 0
         self._next: dict[tuple[TopicKind, int], int] = {}
@@ -223,6 +229,16 @@ class PipelineState:
         if isinstance(found, Incident):
             return self._take_incident(found, seen)
         return self._take_alert(found, seen)
+
+    def take_relay(self, found: Mapping[Source, Standing] | str, now: float) -> None:
+        """Where the relay stands; or why that can't be read, and what to do."""
+        if self.relay is None:
+            return
+        self.version += 1
+        if isinstance(found, str):
+            self.relay.problem = found
+        else:
+            self.relay.take(found, now)
 
     def next_offset(self, kind: TopicKind, partition: int) -> int:
         """The first offset of a topic's partition that has not been taken in."""

@@ -68,6 +68,8 @@ class Bounds:
     events_seconds: float = 3_600.0
     #: `no-labels`: seconds without a label, while predictions go on; at least twice the usual label delay (p95).
     labels_seconds: float = 3_600.0
+    #: `relay-behind`: seconds that the next record to be relayed has waited.
+    relay_seconds: float = 300.0
     #: `coverage-falls`: share of what the coverage was in the hour before; over ten minutes.
     coverage_share: float = 0.5
     #: `worse-than-baseline`: seconds for which the first metric's window is worse than that of no-change.
@@ -183,6 +185,20 @@ class Watchdog(Enum):
         remedy="Look whether labels are produced, on the events topic, with the question's id and key. Those of "
         "unknown ids are counted as early at first, then as unmatched: `headrace status SETTINGS`. If labels come once "
         "a day, raise the bound.",
+    )
+    RELAY_BEHIND = WatchdogSpec(
+        name="relay-behind",
+        severity="warning",
+        bound="relay_seconds",
+        of="pipeline",
+        meaning="In a topic that the relay reads (`[labels] topic`, `[relay] events`) a record has waited for so long "
+        "to be relayed: no relay runs, it stands still, or more comes than it brings over. Told by the offsets of the "
+        "relay's group and the ends of its topics, so of a dead relay too. A monitor that has just begun counts from "
+        "then. Nothing is told without a relay, nor while these offsets can't be read.",
+        over="What waits was written within 0.8 of that time, or nothing waits.",
+        remedy="`headrace status SETTINGS` says whether a relay runs and where it stands; its log says why it ended. "
+        "`headrace run SETTINGS` starts it beside the workers, `headrace relay SETTINGS` alone. If its place is lost, "
+        "it says how to go on. One that catches up by itself needs nothing.",
     )
     COVERAGE = WatchdogSpec(
         name="coverage-falls",
@@ -440,7 +456,7 @@ class Watchdogs:
         partitions = sorted(pipeline.partitions.items())
         for spec in watching:
             if spec.of == "pipeline":
-                yield _Judged(spec, None, 0, _no_events(pipeline, self._bounds, now))
+                yield _Judged(spec, None, 0, _PIPELINE_JUDGES[spec.name](pipeline, self._bounds, now))
                 continue
             judge = _JUDGES[spec.name]
             for partition, item in partitions:
@@ -547,6 +563,39 @@ def _no_events(pipeline: PipelineState, bounds: Bounds, now: float) -> Verdict:
         True,
         f"no event for {_time(quiet)} (expected one within {_time(most)}), and all records are read",
         f"Look whether the producer still writes to this topic at {_short(facts.brokers)}.",
+    )
+
+
+def _relay_behind(pipeline: PipelineState, bounds: Bounds, now: float) -> Verdict:
+    relay, most = pipeline.relay, bounds.relay_seconds
+    if relay is None:
+        return Verdict(False, "nothing is relayed")
+    if not relay.is_fresh(now):
+        return UNCLEAR
+    behind = relay.behind()
+    waited = behind[0][1].waited_seconds(now) if behind else 0.0
+    if waited < most:
+        return Verdict(False if waited < CLEAR_SHARE * most else None, "what waited was relayed")
+    source, item = behind[0]
+    late = sum(other.waited_seconds(now) >= most for _, other in behind) - 1
+    place = f"{_short(source.topic)}[{source.partition}]"
+    others = f" (and {_count(late, 'partition')} more)" if late else ""
+    settings = _short(shlex.quote(pipeline.facts.settings_file), MOST_PATH)
+    still = now - item.progressed_at
+    if still >= most:
+        return Verdict(
+            True,
+            f"nothing was relayed from {place}{others} for {_time(still)} while "
+            f"{_count(item.lag_records, 'record')} wait (expected one within {_time(most)})",
+            f"Is a relay running, and what does its log say? See headrace status {settings}; start one: headrace run "
+            f"{settings} or, without workers, headrace relay {settings}",
+        )
+    return Verdict(
+        True,
+        f"the relay is behind: {_count(item.lag_records, 'record')} of {place}{others} wait, the next one for "
+        f"{_time(waited)} (expected at most {_time(most)})",
+        "It catches up by itself, unless more comes than it brings over or the broker is slow: see headrace status "
+        f"{settings}",
     )
 
 
@@ -751,6 +800,13 @@ _JUDGES: Final[Mapping[str, Callable[[_View], Verdict]]] = {
     Watchdog.SNAPSHOT_OLD.value.name: _snapshot_old,
     Watchdog.ONE_CLASS.value.name: _one_class,
     Watchdog.NOT_A_NUMBER.value.name: _not_a_number,
+}
+
+
+#: The same of those that watch a pipeline as a whole.
+_PIPELINE_JUDGES: Final[Mapping[str, Callable[[PipelineState, Bounds, float], Verdict]]] = {
+    Watchdog.NO_EVENTS.value.name: _no_events,
+    Watchdog.RELAY_BEHIND.value.name: _relay_behind,
 }
 
 

@@ -36,6 +36,10 @@ class WatchdogSettings(Section):
         description="`no-labels`: no label for so long, while predictions go on; at least twice the usual label "
         "delay (p95).",
     )
+    relay_seconds: OrOff = Field(
+        default=300.0,
+        description="`relay-behind`: a record has waited for so long to be relayed from a topic of its own.",
+    )
     coverage_share: Share = Field(
         default=0.5,
         description="`coverage-falls`: the share of predictions that got their label is less, over ten minutes, than "

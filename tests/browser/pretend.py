@@ -27,7 +27,7 @@ from monitors.app.config import MonitorConfig
 from monitors.app.dashboard import build
 from monitors.app.site import DeadLetter, Feed, Site, Unavailable
 from monitors.app.web import Guard
-from monitors.fleet import Fleet, PipelineFacts
+from monitors.fleet import Fleet, PipelineFacts, PipelineState, Source, Standing
 from tests.unit.monitors.fleet_cases import FACTS
 
 #: What somebody could write into ids, labels, features and texts to run in a browser, or to mislead.
@@ -296,6 +296,8 @@ PIPELINES = {
         learner="amf-classifier",
         parameters={"n_estimators": 10, "step": 1.0, "use_aggregation": True},
         watches=(("error", "adwin"),),
+        relay_group="activity.relay",
+        relayed_topics=("activity-labels",),
     ),
     "demand": facts(
         "demand",
@@ -313,6 +315,8 @@ PIPELINES = {
         watches=tuple((f"feature:{text}", "adwin") for text in HOSTILE),
         parameters={HOSTILE[0]: HOSTILE[1]},
         learner=HOSTILE[0],
+        relay_group="hostile.relay",
+        relayed_topics=(HOSTILE[0],),
     ),
     "empty": facts("empty", events_topic="nothing"),
     "silent": facts("silent", events_topic="night", watches=()),
@@ -355,8 +359,11 @@ def pretend_site(now: float, names: Sequence[str] = (), *, wide: int = 50, point
         )
     if "activity" in makers:
         makers["activity"].incident(now - 900.0)
+        for moment in range(61):
+            relay(fleet.pipelines["activity"], now - 600.0 + 10.0 * moment, moment)
     if "hostile" in makers:
         _write_hostile(makers["hostile"], now)
+        fleet.pipelines["hostile"].take_relay(HOSTILE[1], now)
     if "away" in feeds:
         feeds["away"].state = "away"
         feeds[
@@ -393,6 +400,14 @@ def pretend_site(now: float, names: Sequence[str] = (), *, wide: int = 50, point
         },
     ]
     return Site(fleet=fleet, feeds=feeds, dead_letters=dead_letters, channels=lambda: channels)
+
+
+def relay(pipeline: PipelineState, now: float, moment: int) -> None:
+    """A look at where the relay stands: the first partition stands still, the second is behind, others are well."""
+    end = 40_000 + 60 * moment
+    offsets = {0: 40_120, 1: end - 700, 2: end, 3: end}
+    topic = pipeline.facts.relayed_topics[0]
+    pipeline.take_relay({Source(topic, p): Standing(offset, 0, end) for p, offset in offsets.items()}, now)
 
 
 def _write_hostile(maker: Maker, now: float) -> None:
@@ -453,8 +468,12 @@ async def serve(port: int, names: Sequence[str], token: str | None) -> None:
         )
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, drift)
+    moment = 60
     while not serving.done():
         await asyncio.sleep(1.0)
+        if "activity" in site.fleet.pipelines and int(time.time()) % 5 == 0:
+            moment += 1
+            relay(site.fleet.pipelines["activity"], time.time(), moment)
         for maker in makers.values():
             for partition in range(maker.partitions):
                 if (int(time.time()) + partition) % 5 == 0:

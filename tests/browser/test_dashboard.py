@@ -344,3 +344,32 @@ def test_fifty_partitions_with_100_000_points_stay_smooth(browser: Browser, pret
             longest.append(max(page.evaluate("window.long"), default=0.0))
         assert min(longest) < 500, longest
         viewer.shot("wide")
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_the_relay_is_shown_with_what_stands_still_first(
+    browser: Browser, pretended: Pretended, width: int
+) -> None:
+    with Viewer(browser, pretended.address, width=width) as viewer:
+        page = viewer.open("/p/activity?tab=data")
+        table = page.get_by_role("table", name="Relay into sensors, by the offsets of group activity.relay")
+
+        expect(table.get_by_role("row")).to_have_count(5)
+        states = {1: ("[0]", "Stands still"), 2: ("[1]", "Behind"), 4: ("[3]", "Up to date")}
+        for number, (source, state) in states.items():
+            expect(table.get_by_role("row").nth(number)).to_contain_text(f"activity-labels{source}")
+            expect(table.get_by_role("row").nth(number)).to_contain_text(state)
+        expect(table.get_by_role("row").nth(1)).to_contain_text("min")
+        before = table.get_by_role("row").nth(4).text_content()
+        expect(table.get_by_role("row").nth(4)).not_to_have_text(before or "")  # it follows
+        assert page.evaluate(ACCESSIBILITY) == []
+        viewer.fits()
+        viewer.shot(f"relay-{width}")
+
+
+def test_without_a_relay_there_is_no_table_of_it(browser: Browser, pretended: Pretended) -> None:
+    with Viewer(browser, pretended.address) as viewer:
+        page = viewer.open("/p/fraud?tab=data")
+        page.get_by_role("table", name="Newest dead letters").wait_for()
+
+        expect(page.get_by_role("table", name=re.compile("Relay"))).to_have_count(0)

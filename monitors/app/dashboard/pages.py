@@ -397,6 +397,9 @@ class PipelinePage(Page):
         with _pair():
             for name in ("rate", "lag", "coverage", "delay", "odd", "pending"):
                 found[name] = self._chart()
+        relay = Table()
+        relay.show(columns=panels.RELAY_COLUMNS, rows=[])
+        relay.set_visibility(self.state.relay is not None)
         with _pair():
             labels, delays = Facts(), Facts()
         with _pair():
@@ -414,6 +417,9 @@ class PipelinePage(Page):
                 self.state, self.shown, now, self.zoom, self.remembered
             ).items():
                 found[name].show(span=RANGES[self.shown.range][0], **picture)
+            if self.state.relay is not None:
+                caption = panels.relay_caption(self.state, now)
+                relay.show(caption=caption, rows=panels.relay_rows(self.state, now))
             labels.show(**panels.label_facts(self.state, self.shown.partition))
             delays.show(**panels.delay_bars(self.state, self.shown.partition))
             classes.show(**panels.class_bars(self.state, self.shown.partition))

@@ -20,6 +20,7 @@ from monitors.app.dashboard.words import (
     number,
     per_second,
     plain,
+    ranges,
     seconds,
     share,
     size,
@@ -33,6 +34,8 @@ from monitors.records import Alert
 #: Bins of a distribution at most, and classes that get a bar.
 MOST_BINS: Final = 64
 MOST_CLASSES: Final = 12
+#: What has waited so long to be relayed is late, seconds: a relay that works needs a fraction of one.
+RELAY_LATE_SECONDS: Final = 30.0
 #: Watches of which there is a card at most.
 MOST_WATCHES: Final = 60
 
@@ -618,6 +621,72 @@ def _bin(bounds: Sequence[float], number_: int) -> str:
     return "label first" if bounds[number_] <= 0 else plain(f"up to {seconds(bounds[number_])}", 40)
 
 
+RELAY_COLUMNS: Final[Sequence[Mapping[str, Any]]] = (
+    {"key": "source", "label": "From", "header": True, "mono": True, "sort": True},
+    {"key": "state", "label": "State", "sort": True},
+    {"key": "offset", "label": "Next offset", "align": "end", "sort": True},
+    {"key": "lag", "label": "Lag, records", "align": "end", "sort": True},
+    {"key": "waited", "label": "The next waits for", "align": "end", "sort": True},
+    {"key": "progressed", "label": "Last got on", "sort": True},
+)
+
+
+def relay_caption(pipeline: PipelineState, now: float) -> str:
+    """What the table of the relay is, and what can't be known of it."""
+    relay = pipeline.relay
+    if relay is None:
+        return ""
+    caption = f"Relay into {plain(pipeline.facts.events_topic, 80)}, by the offsets of group {plain(relay.group, 80)}"
+    if relay.problem:
+        since = "" if relay.read_at is None else f", for {seconds(max(0.0, now - relay.read_at))}"
+        return f"{caption}. It can't be read{since}: {plain(relay.problem, 400)}"
+    return caption if relay.read_at is not None else f"{caption}. It is being read."
+
+
+def relay_rows(pipeline: PipelineState, now: float) -> list[dict[str, Any]]:
+    """A line for each partition of each topic that is relayed, what has waited longest first."""
+    relay = pipeline.relay
+    if relay is None:
+        return []
+    fresh = relay.is_fresh(now)
+    most = max((item.lag_records for item in relay.partitions.values()), default=0)
+    behind = relay.behind()
+    rest = [(source, item) for source, item in relay.partitions.items() if not item.lag_records]
+    rows = []
+    for source, item in (*behind, *rest):
+        standing, lag, waited = item.standing, item.lag_records, item.waited_seconds(now)
+        name = f"{plain(source.topic, 120)}[{source.partition}]"
+        if not fresh:
+            state = {"text": "Not known", "tone": "warn", "icon": "stale"}
+        elif not lag:
+            state = {"text": "Up to date", "tone": "good", "icon": "ok"}
+        elif waited < RELAY_LATE_SECONDS:
+            state = {"text": "Relaying", "tone": "good", "icon": "ok"}
+        elif now - item.progressed_at >= RELAY_LATE_SECONDS:
+            state = {"text": "Stands still", "tone": "bad", "icon": "critical"}
+        else:
+            state = {"text": "Behind", "tone": "warn", "icon": "warning"}
+        begun = standing.next_offset is not None
+        rows.append(
+            {
+                "key": name,
+                "cells": {
+                    "source": {"text": name, "sort": name},
+                    "state": state,
+                    "offset": {
+                        "text": count(standing.next_offset) if begun else "nothing committed",
+                        "sort": standing.next_offset,
+                        "sub": f"of {count(standing.end)}",
+                    },
+                    "lag": {"text": count(lag), "sort": lag, "bar": lag / most if most else None},
+                    "waited": {"text": seconds(waited) if lag else NOTHING, "sort": waited},
+                    "progressed": {"ago": round(item.progressed_at, 1), "sort": item.progressed_at},
+                },
+            }
+        )
+    return rows
+
+
 def class_bars(pipeline: PipelineState, partition: int | None) -> dict[str, Any]:
     """How often each class is predicted, and how often it comes."""
     found = views.classes(pipeline, partition)
@@ -836,7 +905,7 @@ def worker_rows(pipeline: PipelineState, now: float) -> list[dict[str, Any]]:
                     if silent
                     else {"text": "Running", "tone": "good", "icon": "ok"},
                     "partitions": {
-                        "text": _ranges(owned),
+                        "text": ranges(owned),
                         "sort": len(owned),
                         "sub": many(len(owned), "partition"),
                     },
@@ -850,17 +919,6 @@ def worker_rows(pipeline: PipelineState, now: float) -> list[dict[str, Any]]:
             }
         )
     return found
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """`0–3, 7`."""
-    parts: list[list[int]] = []
-    for value in sorted(numbers):
-        if parts and value == parts[-1][-1] + 1:
-            parts[-1].append(value)
-        else:
-            parts.append([value])
-    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}–{part[-1]}" for part in parts)
 
 
 # --- The learner -----------------------------------------------------------------------------------------

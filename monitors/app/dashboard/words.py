@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Iterable
 from typing import Final
 
 #: Longest text that is shown in one place; the rest is cut, and said to be.
@@ -96,6 +97,22 @@ def count(value: float | None) -> str:
 def many(value: float, one: str, more: str | None = None) -> str:
     """A number with its noun: `1 record`, `3 records`."""
     return f"{count(value)} {one if value == 1 else more or one + 's'}"
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Numbers, those that follow each other as one.
+
+    Example:
+        >>> ranges([7, 0, 2, 1, 3])
+        '0–3, 7'
+    """
+    parts: list[list[int]] = []
+    for value in sorted(numbers):
+        if parts and value == parts[-1][-1] + 1:
+            parts[-1].append(value)
+        else:
+            parts.append([value])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}–{part[-1]}" for part in parts)
 
 
 def per_second(value: float | None) -> str:

@@ -15,10 +15,11 @@ from monitors.app.dashboard import charts, frame, panels
 from monitors.app.dashboard.charts import Remembered
 from monitors.app.dashboard.view import View
 from monitors.app.site import DeadLetter, Feed, Site
-from monitors.fleet import Fleet, PipelineFacts, PipelineState, views
+from monitors.fleet import Fleet, PipelineFacts, PipelineState, Source, Standing, views
 from tests.unit.monitors.fleet_cases import DRIFT, FACTS, INCIDENT, STATUS, record
 
 NOW = STATUS.time + 2.0
+RELAYED = replace(FACTS, relay_group="fraud.relay", relayed_topics=("chargebacks",))
 
 
 class Case:
@@ -406,6 +407,55 @@ def test_partitions_and_workers_tell_who_is_silent() -> None:
     assert workers["a"]["partitions"]["text"] == "0–1, 3"
     assert workers["b"]["state"]["text"] == "Silent"
     assert workers["b"]["rate"]["text"] == "0"
+
+
+def test_the_relay_is_told_partition_by_partition_what_has_waited_longest_first() -> None:
+    case = Case(RELAYED)
+    pipeline = case.pipeline
+    assert panels.relay_caption(pipeline, NOW) == (
+        "Relay into payments, by the offsets of group fraud.relay. It is being read."
+    )
+    assert panels.relay_rows(pipeline, NOW) == []
+    looks = {
+        0: [Standing(50, 0, 50), Standing(60, 0, 60)],
+        1: [Standing(50, 0, 60), Standing(50, 0, 90)],
+        2: [Standing(None, 0, 40), Standing(None, 0, 40)],
+        3: [Standing(50, 0, 90), Standing(60, 0, 90)],
+        4: [Standing(50, 0, 50), Standing(50, 0, 58)],
+    }
+    for at, moment in ((0, NOW - 100.0), (1, NOW - 5.0)):
+        pipeline.take_relay({Source("chargebacks", p): both[at] for p, both in looks.items()}, moment)
+
+    rows = panels.relay_rows(pipeline, NOW)
+
+    assert [(row["key"], row["cells"]["state"]["text"], row["cells"]["lag"]["text"]) for row in rows] == [
+        ("chargebacks[1]", "Stands still", "40"),
+        ("chargebacks[2]", "Stands still", "40"),
+        ("chargebacks[3]", "Behind", "30"),
+        ("chargebacks[4]", "Relaying", "8"),
+        ("chargebacks[0]", "Up to date", "0"),
+    ]
+    assert rows[0]["cells"]["waited"]["text"] == "100 s"
+    assert rows[1]["cells"]["offset"]["text"] == "nothing committed"
+    assert panels.relay_caption(pipeline, NOW) == "Relay into payments, by the offsets of group fraud.relay"
+
+
+def test_a_relay_that_can_not_be_read_is_said_and_its_figures_are_not_taken_for_those_of_now() -> None:
+    case = Case(RELAYED)
+    case.pipeline.take_relay({Source("chargebacks", 0): Standing(50, 0, 50)}, NOW - 300.0)
+    case.pipeline.take_relay("127.0.0.1:9092 refused\x1b[2J.", NOW - 10.0)
+
+    (row,) = panels.relay_rows(case.pipeline, NOW)
+
+    assert row["cells"]["state"]["text"] == "Not known"
+    assert panels.relay_caption(case.pipeline, NOW).endswith(
+        "It can't be read, for 5 min: 127.0.0.1:9092 refused‹001B›[2J."
+    )
+
+
+def test_without_a_relay_there_is_nothing_to_tell_of_it() -> None:
+    assert panels.relay_rows(Case().pipeline, NOW) == []
+    assert panels.relay_caption(Case().pipeline, NOW) == ""
 
 
 def test_classes_are_held_against_the_labels_that_came() -> None:

@@ -82,7 +82,10 @@ def test_a_whole_number_is_a_number() -> None:
         (changed(STATUS, dead_letters_by_stage={"decode": 2**63}), "it counts 9223372036854775808"),
         (changed(STATUS, classes={"label": {"a": 2**63}}), "it counts 9223372036854775808"),
         (changed(STATUS, metrics={str(n): {} for n in range(501)}), "it has 501 metrics"),
-        (changed(STATUS, drift=[{}] * 501), "it has 501 metrics, classes, stages, watches, bins or incidents"),
+        (
+            changed(STATUS, drift=[{}] * 501),
+            "it has 501 metrics, classes, stages, watches, bins or incidents",
+        ),
         (changed(STATUS, label_health={str(n): 0.5 for n in range(501)}), "it has 501 metrics"),
         (
             changed(STATUS, label_health={"late": "1"}),

@@ -20,6 +20,7 @@ from monitors.telemetry import (
     LEVELS,
     MOST_CHANNELS,
     MOST_CHARACTERS,
+    MOST_RELAYED,
     MOST_WATCHDOGS,
     MOST_WATCHES,
     SEVERITIES,
@@ -33,6 +34,7 @@ from monitors.telemetry import (
     MonitorTelemetry,
     PartitionReadings,
     PipelineReadings,
+    RelayReadings,
     Telemetry,
     Watch,
     WatchReading,
@@ -120,6 +122,7 @@ PIPELINE = PipelineReadings(
     baselines={"no_change": {"value": 0.6, "window": 0.5}},
     open_incidents={"critical": 1, "info": 2},
     drift_alerts={"drift": 3},
+    relay=RelayReadings(read_at=997.0, topics={"chargebacks": (7, 42.0), "returns": (0, 0.0)}),
     watchdog_openings={"silent": 1, "lag-grows": 0},
     channels=[ChannelReadings(channel="chat", sent=5, failed=1, waiting=2), ChannelReadings(channel="mail")],
 )
@@ -408,6 +411,10 @@ def test_readings_of_the_monitor_arrive_as_they_are(monitor: MonitorTelemetry) -
     assert value(monitor, "headrace_monitor_metric_value", metric="accuracy", over="window") == 0.7
     baseline = {"metric": "accuracy", "baseline": "no_change"}
     assert value(monitor, "headrace_monitor_baseline_value", over="all", **baseline) == 0.6
+    assert value(monitor, "headrace_monitor_relay_lag_records", topic="chargebacks") == 7
+    assert value(monitor, "headrace_monitor_relay_waited_seconds", topic="chargebacks") == 42
+    assert value(monitor, "headrace_monitor_relay_waited_seconds", topic="returns") == 0
+    assert value(monitor, "headrace_monitor_relay_age_seconds") == 3
     incidents = [value(monitor, "headrace_open_incidents", severity=severity) for severity in SEVERITIES]
     assert incidents == [1, 0, 2]
     assert [value(monitor, "headrace_monitor_drift_alerts_total", level=level) for level in LEVELS] == [3, 0]
@@ -437,11 +444,23 @@ def test_what_the_monitor_does_not_know_is_absent(monitor: MonitorTelemetry) -> 
     assert "headrace_monitor_baseline_value" not in names
 
 
+def test_a_relay_that_was_never_read_is_as_old_as_the_monitor_and_without_a_relay_there_is_nothing(
+    monitor: MonitorTelemetry,
+) -> None:
+    unread = replace(PIPELINE, relay=RelayReadings(read_at=None))
+    monitor.update(replace(MONITOR, pipelines=[unread, replace(PIPELINE, pipeline="q", relay=None)]))
+
+    relay = [(name, value) for (name, _), value in samples(monitor).items() if "_relay_" in name]
+
+    assert relay == [("headrace_monitor_relay_age_seconds", 100)]
+
+
 def test_there_are_only_so_many_channels_and_watchdogs(monitor: MonitorTelemetry) -> None:
     many = replace(
         PIPELINE,
         watchdog_openings={f"w{number}": 1 for number in range(3 * MOST_WATCHDOGS)},
         channels=[ChannelReadings(channel=f"c{number}") for number in range(3 * MOST_CHANNELS)],
+        relay=RelayReadings(read_at=990.0, topics={f"t{n}": (1, 1.0) for n in range(3 * MOST_RELAYED)}),
     )
     monitor.update(replace(MONITOR, pipelines=[many]))
 
@@ -449,6 +468,7 @@ def test_there_are_only_so_many_channels_and_watchdogs(monitor: MonitorTelemetry
 
     assert names.count("headrace_monitor_watchdog_openings_total") == MOST_WATCHDOGS
     assert names.count("headrace_monitor_notifications_waiting") == MOST_CHANNELS
+    assert names.count("headrace_monitor_relay_lag_records") == MOST_RELAYED
 
 
 @pytest.mark.parametrize("accept", ["", OPENMETRICS])
@@ -461,6 +481,7 @@ def test_hostile_names_stay_inside_their_labels_in_the_monitor_too(accept: str) 
         baselines={HOSTILE: {"value": 1.0}},
         watchdog_openings={HOSTILE: 1, HOSTILE + "y": 2},
         channels=[ChannelReadings(channel=HOSTILE), ChannelReadings(channel=HOSTILE + "y")],
+        relay=RelayReadings(read_at=990.0, topics={HOSTILE: (1, 1.0), HOSTILE + "y": (2, 2.0)}),
     )
     monitor.update(replace(MONITOR, pipelines=[pipeline]))
 

@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 import pytest
 
 from monitors import Incident, Status
-from monitors.fleet import Bounds, Watchdog
-from monitors.fleet.watchdogs import _JUDGES, GRACE_SECONDS, MOST_TEXT
+from monitors.fleet import Bounds, PipelineFacts, Source, Standing, Watchdog
+from monitors.fleet.watchdogs import _JUDGES, _PIPELINE_JUDGES, GRACE_SECONDS, MOST_TEXT
 from tests.unit.monitors.fleet_cases import FACTS, INCIDENT, STATUS
-from tests.unit.monitors.watchdog_cases import ASKED, LABELLED, START, Scene
+from tests.unit.monitors.watchdog_cases import ASKED, LABELLED, RELAYED, START, STEP, Scene
 
 WORSE = {"accuracy": {"value": 0.9, "window": 0.4}}
 COLLAPSED = {"predicted": {"true": 995, "false": 5}, "label": {"true": 400, "false": 600}}
 EMPTY: dict[str, int] = {}
+WITH_RELAY = replace(FACTS, relay_group="fraud.relay", relayed_topics=("chargebacks",))
 
 
 def without(*names: str) -> dict[str, int]:
@@ -38,6 +39,7 @@ class Case(NamedTuple):
     partition: int | None = 0
     #: For so long, seconds.
     calm: int = 300
+    facts: PipelineFacts = FACTS
 
 
 #: Where nothing else is said: a condition counts from the first status that shows it, 5 s after the last good one, and
@@ -89,6 +91,19 @@ CASES: Mapping[Watchdog, Case] = {
         "payments[0]@79000: no label for 1 h while 72,000 predictions were made (expected one within 1 h). "
         "Look whether labels are produced, with the ids and keys of their questions; what matches none is "
         "counted in headrace status fraud.toml",
+    ),
+    # It counts from when the first record that is not relayed was seen.
+    Watchdog.RELAY_BEHIND: Case(
+        LABELLED,
+        {"relay_stands": True},
+        305,
+        {"relay_stands": False},
+        35,
+        "payments: nothing was relayed from chargebacks[0] for 5 min while 610 records wait (expected one within 5 "
+        "min). Is a relay running, and what does its log say? See headrace status fraud.toml; start one: headrace "
+        "run fraud.toml or, without workers, headrace relay fraud.toml",
+        partition=None,
+        facts=WITH_RELAY,
     ),
     # A tenth instead of all: below half of it after 333 s, and counters are kept of each 20 s. Nine tenths of it again
     # when no more than 66 s of the ten minutes are bad: after 534 s, and over after 30 s more.
@@ -173,7 +188,7 @@ class Barking:
 
     def __init__(self, case: Case, **scene: Any) -> None:
         self.case = case
-        self.scene = Scene(**scene)
+        self.scene = Scene(**({"facts": case.facts} | scene))
         assert self.scene.run(case.calm, case.healthy) == []
 
     def goes_wrong(self, seconds: float) -> list[str]:
@@ -195,6 +210,7 @@ def test_each_has_a_case_and_a_bound_of_its_own() -> None:
     assert set(CASES) == set(Watchdog)
     assert sorted(bounds) == sorted(item.name for item in fields(Bounds))
     assert set(_JUDGES) == {watchdog.value.name for watchdog in Watchdog if watchdog.value.of == "partition"}
+    assert set(_PIPELINE_JUDGES) == {dog.value.name for dog in Watchdog if dog.value.of == "pipeline"}
     assert len({watchdog.value.name for watchdog in Watchdog}) == len(Watchdog)
     assert all(re.fullmatch(r"[a-z]+(-[a-z]+)*", watchdog.value.name) for watchdog in Watchdog)
 
@@ -277,7 +293,9 @@ def test_a_monitor_that_restarts_opens_nothing_twice_and_closes_what_is_over(
 
 
 @pytest.mark.parametrize(
-    ("watchdog", "case"), [item for item in ALL if item.values[0] is not Watchdog.WORKER_GONE]
+    ("watchdog", "case"),
+    # The relay is seen without the workers' help.
+    [item for item in ALL if item.values[0] not in (Watchdog.WORKER_GONE, Watchdog.RELAY_BEHIND)],
 )
 def test_while_a_partition_is_silent_only_its_worker_is_told_of(watchdog: Watchdog, case: Case) -> None:
     barking = Barking(case)
@@ -296,6 +314,80 @@ def test_what_is_open_stays_so_while_its_partition_is_silent(watchdog: Watchdog,
     barking.scene.run(500, silent=(0,))
 
     assert (case.partition, watchdog.value.name) in barking.scene.pipeline.open
+
+
+# --- The relay -------------------------------------------------------------------------------------------
+
+
+def look_at_relay(scene: Scene, found: Mapping[Source, Standing] | str) -> list[str]:
+    """What is said of the relay in the next look, while the worker only goes on writing statuses."""
+    scene.now += STEP
+    scene.pipeline.take_relay(found, scene.now)
+    scene.publish(replace(scene.statuses[0], time=scene.now, lag_records=0))
+    return [incident.text for incident in scene.look() if incident.incident == "relay-behind"]
+
+
+def test_a_relay_that_stands_still_is_told_of_while_no_worker_runs() -> None:
+    scene = Scene(facts=WITH_RELAY)
+    scene.run(300)
+
+    said = scene.run(400, silent=(0,), relay_stands=True)
+
+    assert said == ["+60 worker-gone 0 open", "+305 relay-behind None open"]
+
+
+def test_a_relay_that_gets_on_and_does_not_keep_up_is_told_of_with_the_worst_partition() -> None:
+    scene = Scene(facts=WITH_RELAY)
+    other = Source("chargebacks", 1)
+    scene.run(300)
+
+    said: list[str] = []
+    for step in range(140):
+        # One of a hundred records comes over in time; of the other partition nothing is behind for long.
+        end = 1_000 * (step + 1)
+        found = {RELAYED: Standing(10 * step, 0, end), other: Standing(end - 1_000 * (step > 100), 0, end)}
+        said += look_at_relay(scene, found)
+
+    (text,) = said
+    assert text.startswith(
+        "payments: the relay is behind: 60,400 records of chargebacks[0] wait, the next one for 5 min (expected at "
+        "most 5 min). It catches up by itself, unless"
+    )
+
+
+def test_a_busy_relay_that_keeps_up_is_not_told_of() -> None:
+    """There is always something on its way."""
+    scene = Scene(facts=WITH_RELAY)
+    scene.run(300)
+
+    for step in range(200):
+        found = {RELAYED: Standing(1_000 * step, 0, 1_000 * (step + 1))}
+        assert look_at_relay(scene, found) == []
+
+
+def test_what_is_known_of_the_relay_for_too_long_opens_and_closes_nothing() -> None:
+    for stands, opened in ((False, []), (True, ["relay-behind"])):
+        scene = Scene(facts=WITH_RELAY)
+        scene.run(300)
+        scene.run(400, relay_stands=stands)
+        for _ in range(200):
+            assert look_at_relay(scene, "no permission") == []
+
+        relay = scene.pipeline.relay
+        assert relay is not None
+        assert not relay.is_fresh(scene.now)
+        assert relay.problem == "no permission"
+        assert [name for _, name in scene.pipeline.open if name == "relay-behind"] == opened
+
+
+def test_what_is_open_is_closed_when_nothing_is_relayed_any_more() -> None:
+    scene = Scene(facts=WITH_RELAY)
+    scene.run(300)
+    scene.run(400, relay_stands=True)
+    without_relay = Scene()
+    without_relay.deliver(scene.said[0])
+
+    assert without_relay.run(120) == ["+95 relay-behind None closed"]
 
 
 # --- Said, and not yet heard -----------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from monitors import Incident, SnapshotFacts, Status
-from monitors.fleet import Bounds, PipelineFacts, PipelineState, Watchdogs
+from monitors.fleet import Bounds, PipelineFacts, PipelineState, Source, Standing, Watchdogs
 from tests.unit.monitors.fleet_cases import FACTS, STATUS, record
 
 START: Final = STATUS.time
@@ -17,6 +17,9 @@ STEP: Final = 5.0
 LABELLED: Final[dict[str, int]] = dict.fromkeys(
     ("offset", "end", "events", "predictions", "learned", "scored"), 20
 )
+#: What the relay is to bring over, and how many records of it come with each second.
+RELAYED: Final = Source("chargebacks", 0)
+RELAYED_A_SECOND: Final = 2
 ASKED: Final[dict[str, int]] = LABELLED | {"events": 40, "questions": 20, "joined": 20}
 
 
@@ -44,6 +47,9 @@ class Scene:
         self.statuses = {partition: replace(STATUS, partition=partition) for partition in range(partitions)}
         self.delivers = delivers
         self.said: list[Incident] = []
+        #: Where the relay stands, if there is one.
+        self.standing = Standing(0, 0, 0)
+        self.relay_stands = False
         self._written = {"status": 0, "alerts": 0}
 
     def restart(self, bounds: Bounds | None = None) -> None:
@@ -67,11 +73,13 @@ class Scene:
             grows: What grows, by how much each second.
             silent: Partitions without a status.
             only: Partitions that `fields` are of; None: of all.
-            fields: Fields that are so from now on. A snapshot that is not given is always new.
+            fields: Fields that are so from now on. A snapshot that is not given is always new. `relay_stands`: the
+                relay brings nothing over.
 
         Returns:
             What was said, as `+35 lag 0 open`: when, seconds from the beginning of this call.
         """
+        self.relay_stands = fields.pop("relay_stands", self.relay_stands)
         begun, before = self.now, len(self.said)
         while self.now < begun + seconds:
             self.now += STEP
@@ -92,6 +100,9 @@ class Scene:
                 values |= {"time": self.now, "snapshot": fresh} | (fields if mine else {})
                 self.statuses[partition] = replace(status, **values)
                 self.publish(self.statuses[partition])
+            end = self.standing.end + int(STEP) * RELAYED_A_SECOND
+            self.standing = Standing(self.standing.next_offset if self.relay_stands else end, 0, end)
+            self.pipeline.take_relay({RELAYED: self.standing}, self.now)
             self.look()
         return [told(incident, begun) for incident in self.said[before:]]
 
