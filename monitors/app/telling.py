@@ -21,6 +21,8 @@ def notice_of(pipeline: PipelineState, seen: SeenAlert) -> Notice:
             state=alert.state,
             key=f"{facts.name}/{'' if alert.partition is None else alert.partition}/{alert.incident}",
             title=f"{alert.incident}, {where}",
+            subject=f"{alert.incident}, {facts.events_topic}",
+            part=alert.partition,
             text=alert.text,
             time=alert.time,
             topic=facts.alerts_topic,

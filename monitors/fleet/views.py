@@ -205,6 +205,15 @@ def open_incidents(pipeline: PipelineState) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: (_WORST_FIRST.index(row["severity"]), -row["seen_at"]))
 
 
+def open_kinds(pipeline: PipelineState) -> list[list[dict[str, Any]]]:
+    """What is open by kind: the rows of one kind are of the partitions that have it, the worst kind first."""
+    found: dict[tuple[object, ...], list[dict[str, Any]]] = {}
+    for row in open_incidents(pipeline):
+        key = row["incident"], row["severity"], row["partition"] is None
+        found.setdefault(key, []).append(row)
+    return list(found.values())
+
+
 def alerts(
     pipeline: PipelineState,
     *,

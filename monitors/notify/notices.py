@@ -43,6 +43,10 @@ class Notice:
     text: str
     #: When, epoch seconds.
     time: float
+    #: What it has in common with notices of other parts, such as `lag, payments`, and which part it is of, such as a
+    #: partition: in a message those are one line. None: it stands alone.
+    subject: str = ""
+    part: int | None = None
     #: Where its record lies. None: nowhere; then it can't be told again after a restart.
     topic: str | None = None
     #: Partition of that topic.

@@ -7,9 +7,9 @@ growing pauses, and reminds of what stays open. Time is an argument, in seconds 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
 
 from monitors.notify.notices import SEVERITIES, TITLE_LENGTH, Message, Notice, at_least, harmless, line_of
 from monitors.records import Severity
@@ -83,13 +83,75 @@ class _Entry:
         self.count += newer.count
         _lower(self.least, newer.least)
 
-    def line(self) -> str:
+    def line(self) -> _Line:
         mark = f"[{self.severity}]"
         if self.latest.state == "open":
             mark += " open:"
         elif self.latest.state == "closed":
             mark += " open and closed again:" if self.opened and not self.was_told else " closed:"
-        return line_of(self.latest, mark, f"{self.count} notices" if self.count > 1 else "")
+        return _Line(self.latest, mark, self.count)
+
+
+class _Line(NamedTuple):
+    """What a message tells in a line, before it is put in words."""
+
+    notice: Notice
+    mark: str
+    #: Notices that it stands for.
+    notices: int
+    #: The parts that have it in common, if it is of several.
+    parts: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        if not self.parts:
+            return line_of(self.notice, self.mark, f"{self.notices} notices" if self.notices > 1 else "")
+        note = f"{len(self.parts)} partitions"
+        return line_of(
+            self.common,
+            self.mark,
+            f"{note}, {self.notices} notices" if self.notices > len(self.parts) else note,
+        )
+
+    @property
+    def common(self) -> Notice:
+        """The notice, as one of all its parts."""
+        if not self.parts:
+            return self.notice
+        return replace(self.notice, title=f"{self.notice.subject}[{_ranges(self.parts)}]")
+
+
+def _together(lines: Iterable[_Line]) -> list[_Line]:
+    """One line for what differs only in the part that it is of, where the first of them stands."""
+    groups: dict[tuple[object, ...], list[_Line]] = {}
+    for line in lines:
+        notice = line.notice
+        if notice.part is None or not notice.subject:
+            groups[len(groups),] = [line]
+        else:
+            groups.setdefault((notice.pipeline, notice.subject, line.mark), []).append(line)
+    found = []
+    for group in groups.values():
+        parts = sorted({line.notice.part for line in group if line.notice.part is not None})
+        if len(parts) > 1:
+            found.append(group[0]._replace(notices=sum(line.notices for line in group), parts=tuple(parts)))
+        else:
+            found += group
+    return found
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Numbers in order, those that follow each other as one.
+
+    >>> _ranges([0, 1, 2, 3, 7])
+    '0-3, 7'
+    """
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 @dataclass(slots=True)
@@ -330,20 +392,20 @@ def _message(flight: _Flight, is_over: bool) -> Message:
     severities = [item.severity for held in (entries, reminders, surplus.values()) for item in held]
     worst = max(severities, key=SEVERITIES.index)
 
-    lines = [(entry.count, entry.line()) for entry in entries]
-    lines += [(1, line_of(notice, f"[{notice.severity}] still open:")) for notice in reminders]
-    body = [line for _, line in lines[:LINES]]
+    lines = _together(entry.line() for entry in entries)
+    lines += _together(_Line(notice, f"[{notice.severity}] still open:", 1) for notice in reminders)
+    body = [str(line) for line in lines[:LINES]]
     if len(lines) > LINES:
-        body.append(f"and {sum(number for number, _ in lines[LINES:]):,} more")
+        body.append(f"and {sum(line.notices for line in lines[LINES:]):,} more")
     for pipeline, item in surplus.items():
         body.append(
             f"{item.count:,} more of {harmless(pipeline, TITLE_LENGTH)}, the worst of them {item.severity}"
         )
 
     told = [entry.latest for entry in entries] + reminders
-    if len(told) == 1 and not surplus:
+    if len(lines) == 1 and not surplus:
         word = "still open" if reminders else "closed" if told[0].state == "closed" else worst
-        title = f"[{word}] {harmless(told[0].pipeline, 100)}: {harmless(told[0].title, TITLE_LENGTH)}"
+        title = f"[{word}] {harmless(told[0].pipeline, 100)}: {harmless(lines[0].common.title, TITLE_LENGTH)}"
     else:
         parts = [f"{count:,} notice{'s' * (count != 1)}"] if count else []
         parts += [f"{len(reminders):,} still open"] if reminders else []

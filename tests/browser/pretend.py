@@ -324,6 +324,10 @@ PIPELINES = {
 }
 
 
+#: Partitions of the widest that have the same incident.
+SHARED = (3, 4, 5, 9)
+
+
 def pretend_site(now: float, names: Sequence[str] = (), *, wide: int = 50, points: int = 2_000) -> Site:
     """Pipelines of every kind, with their history.
 
@@ -361,6 +365,12 @@ def pretend_site(now: float, names: Sequence[str] = (), *, wide: int = 50, point
         makers["activity"].incident(now - 900.0)
         for moment in range(61):
             relay(fleet.pipelines["activity"], now - 600.0 + 10.0 * moment, moment)
+    if "wide" in makers and wide > SHARED[-1]:
+        for partition in SHARED:
+            text = f"{100 + partition} of 400 labels within 10 min found no question."
+            makers["wide"].incident(
+                now - 300.0 - partition, partition=partition, incident="labels-unmatched", text=text
+            )
     if "hostile" in makers:
         _write_hostile(makers["hostile"], now)
         fleet.pipelines["hostile"].take_relay(HOSTILE[1], now)

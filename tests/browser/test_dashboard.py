@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from monitors.app.dashboard.view import TABS
 from tests.browser.conftest import Pretended, Viewer
-from tests.browser.pretend import HOSTILE, PIPELINES
+from tests.browser.pretend import HOSTILE, PIPELINES, SHARED
 from tests.support import wait_until
 
 pytestmark = pytest.mark.browser
@@ -365,6 +365,19 @@ def test_the_relay_is_shown_with_what_stands_still_first(
         assert page.evaluate(ACCESSIBILITY) == []
         viewer.fits()
         viewer.shot(f"relay-{width}")
+
+
+def test_an_incident_of_several_partitions_is_one_box(browser: Browser, pretended: Pretended) -> None:
+    with Viewer(browser, pretended.address) as viewer:
+        page = viewer.open("/p/wide")
+
+        box = page.locator(".hr-banner").filter(has_text="labels-unmatched")
+        expect(box).to_have_count(1)
+        expect(box).to_contain_text("wide: labels-unmatched, partitions 3–5, 9")
+        expect(box).to_contain_text("Partition 3, for one: 103 of 400 labels")
+        viewer.shot("incident-of-several")
+        box.get_by_role("link").click()
+        expect(page.get_by_role("row").filter(has_text="labels-unmatched")).to_have_count(len(SHARED))
 
 
 def test_without_a_relay_there_is_no_table_of_it(browser: Browser, pretended: Pretended) -> None:

@@ -18,6 +18,7 @@ from monitors.app.dashboard.words import (
     number,
     per_second,
     plain,
+    ranges,
     seconds,
     share,
     title,
@@ -98,10 +99,11 @@ def banners(site: Site, now: float, *, page: str | None) -> list[dict[str, Any]]
         if page is None or page == name:
             found += _feed_banner(pipeline, site.feeds[name])
             found += _silence_banner(pipeline, site.feeds[name], now)
-        for row in views.open_incidents(pipeline):
-            if row["severity"] == "critical" or (page == name and row["severity"] == "warning"):
-                found.append(_incident_banner(name, row))
-            elif row["severity"] == "warning":
+        for rows in views.open_kinds(pipeline):
+            severity = rows[0]["severity"]
+            if severity == "critical" or (page == name and severity == "warning"):
+                found.append(_incident_banner(name, rows))
+            elif severity == "warning":
                 more += 1
     found.sort(key=lambda item: (item["pipeline"] != page, ("bad", "warn", "calm").index(item["tone"])))
     if len(found) > MOST_BANNERS:
@@ -130,19 +132,26 @@ def banners(site: Site, now: float, *, page: str | None) -> list[dict[str, Any]]
     return found
 
 
-def _incident_banner(pipeline: str, row: dict[str, Any]) -> dict[str, Any]:
+def _incident_banner(pipeline: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One box for an incident, whichever partitions have it: it begins with the first and tells of the last."""
+    row = rows[0]
     severity = SEVERITIES[row["severity"]]
-    where = "" if row["partition"] is None else f", partition {row['partition']}"
+    where, text = "", row["text"]
+    if len(rows) > 1:
+        where = f", partitions {plain(ranges(item['partition'] for item in rows), 80)}"
+        text = f"Partition {row['partition']}, for one: {text}"
+    elif row["partition"] is not None:
+        where = f", partition {row['partition']}"
     return {
-        "key": f"{pipeline} {row['partition']} {row['record']}",
+        "key": f"{pipeline} {row['incident']} {row['severity']} {row['partition'] is None}",
         "pipeline": pipeline,
         "tone": severity["tone"],
         "icon": severity["icon"],
         "word": severity["text"],
         "title": f"{pipeline}: {plain(row['incident'], 80)}{where}",
         "href": href(pipeline, "?tab=alerts&kind=incident"),
-        "since": row["time"],
-        "text": plain(row["text"], 600),
+        "since": min(item["time"] for item in rows),
+        "text": plain(text, 600),
     }
 
 

@@ -81,6 +81,38 @@ def test_critical_incidents_stand_on_every_page_and_warnings_on_their_own() -> N
     assert pages["clicks"][0]["href"] == "/p/clicks?tab=alerts&kind=incident"
 
 
+def test_an_incident_that_several_partitions_have_is_one_box_that_names_them() -> None:
+    case = Case()
+    case.put(STATUS)
+    for partition in (0, 1, 2, 5):
+        case.put(
+            INCIDENT, partition=partition, time=INCIDENT.time - partition, text=f"No room for {partition}."
+        )
+    case.put(INCIDENT, partition=3, severity="critical")
+    case.put(INCIDENT, partition=None, incident="relay-behind")
+
+    found = frame.banners(case.site, NOW, page="fraud")
+
+    assert [item["title"] for item in found] == [
+        "fraud: snapshot-failed, partition 3",
+        "fraud: snapshot-failed, partitions 0–2, 5",
+        "fraud: relay-behind",
+    ]
+    assert len({item["key"] for item in found}) == 3
+    assert found[1]["since"] == INCIDENT.time - 5
+    assert found[1]["text"] == "Partition 0, for one: No room for 0."
+    assert (
+        frame.banners(case.site, NOW, page=None)[-1]["title"]
+        == "2 warnings open; the pipelines below say which."
+    )
+
+    case.put(INCIDENT, partition=0, state="closed")
+    case.put(INCIDENT, partition=1, state="closed")
+
+    again = {item["title"]: item for item in frame.banners(case.site, NOW, page="fraud")}
+    assert again["fraud: snapshot-failed, partitions 2, 5"]["key"] == found[1]["key"]
+
+
 def test_more_than_a_few_banners_are_counted() -> None:
     case = Case()
     case.put(STATUS)

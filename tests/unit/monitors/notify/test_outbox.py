@@ -26,6 +26,8 @@ def notice(
     partition: int = 0,
     time: float = 0.0,
     title: str = "",
+    subject: str = "",
+    part: int | None = None,
 ) -> Notice:
     return Notice(
         pipeline=pipeline,
@@ -35,6 +37,8 @@ def notice(
         title=title or f"notice {offset}",
         text="",
         time=time,
+        subject=subject,
+        part=part,
         topic="payments.alerts",
         partition=partition,
         offset=offset,
@@ -517,3 +521,92 @@ def test_a_notice_that_lies_nowhere_holds_up_no_progress() -> None:
     assert box.offer(watchdog, 0.0)
     assert box.undelivered() == {}
     assert told(box, 0.0).body == "[critical] open: p: silent (1970-01-01 00:00:00 UTC)"
+
+
+# --- Parts ----------------------------------------------------------------------------------------------
+
+
+def of_part(part: int, offset: int = 0, subject: str = "lag, payments", **other: Any) -> Notice:
+    given: dict[str, Any] = {"state": "open", "title": f"{subject}[{part}]", "key": f"{subject}/{part}"}
+    return notice(offset, partition=part, subject=subject, part=part, **(given | other))
+
+
+def test_what_several_partitions_have_is_one_line_that_names_them() -> None:
+    box = outbox(group_seconds=5.0)
+    for part in (0, 1, 2, 7):
+        box.offer(of_part(part, time=float(part)), 0.0)
+
+    message = told(box, 5.0)
+
+    assert message.body.splitlines() == [
+        "[warning] open: payments: lag, payments[0-2, 7] (1970-01-01 00:00:07 UTC, payments.alerts[7]@0, 4 partitions)"
+    ]
+    assert message.title == "[warning] payments: lag, payments[0-2, 7]"
+    assert message.notices == 4
+
+
+def test_what_differs_in_more_than_its_partition_has_lines_of_its_own() -> None:
+    box = outbox(group_seconds=5.0)
+    for item in (
+        of_part(0),
+        of_part(1, severity="critical"),
+        of_part(2, subject="no-labels, payments"),
+        of_part(3, pipeline="clicks"),
+        of_part(4, state="closed"),
+        notice(9, subject="lag, payments"),
+    ):
+        box.offer(item, 0.0)
+
+    assert sorted(lines(told(box, 5.0))) == [
+        "[critical] open: payments: lag, payments[1]",
+        "[warning] closed: payments: lag, payments[4]",
+        "[warning] open: clicks: lag, payments[3]",
+        "[warning] open: payments: lag, payments[0]",
+        "[warning] open: payments: no-labels, payments[2]",
+        "[warning] payments: notice 9",
+    ]
+
+
+def test_notices_of_partitions_told_together_are_counted() -> None:
+    box = outbox(group_seconds=5.0)
+    for offset, state in enumerate(("open", "closed", "open")):
+        for part in (0, 1):
+            box.offer(of_part(part, offset, state=state), 0.0)
+
+    message = told(box, 5.0)
+
+    assert message.body.endswith("2 partitions, 6 notices)")
+    assert message.notices == 6
+
+
+def test_reminders_of_several_partitions_are_one_line_and_each_can_still_close() -> None:
+    box = outbox(reminder_seconds=100.0, group_seconds=5.0)
+    for part in (0, 1, 2):
+        box.offer(of_part(part), 0.0)
+    told(box, 5.0)
+
+    reminder = told(box, 105.0)
+    assert reminder.title == "[still open] payments: lag, payments[0-2]"
+    assert lines(reminder) == ["[warning] still open: payments: lag, payments[0-2]"]
+
+    for part in (0, 2):
+        box.offer(of_part(part, 1, state="closed"), 110.0)
+    closing = told(box, 115.0)
+    assert lines(closing) == ["[warning] closed: payments: lag, payments[0, 2]"]
+    assert not closing.is_over
+    box.offer(of_part(1, 1, state="closed"), 120.0)
+    assert told(box, 125.0).is_over
+
+
+def test_lines_are_bounded_after_partitions_are_put_together() -> None:
+    box = outbox(group_seconds=5.0)
+    for part in range(3 * LINES):
+        box.offer(of_part(part), 0.0)
+    for offset in range(LINES):
+        box.offer(notice(offset), 1.0)
+
+    message = told(box, 5.0)
+
+    assert len(message.body.splitlines()) == LINES + 1
+    assert message.body.splitlines()[-1] == "and 1 more"
+    assert message.notices == 4 * LINES
