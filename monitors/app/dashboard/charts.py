@@ -187,7 +187,8 @@ def marks(
 
 def known_seconds(pipeline: PipelineState, now: float) -> float:
     """For how long something is known of a pipeline, two hours at most."""
-    oldest = [item.counters[0].time for item in pipeline.partitions.values()]
+    # A partition that has only replayed so far has counted nothing.
+    oldest = [item.counters[0].time for item in pipeline.partitions.values() if item.counters]
     return max(0.0, now - min(oldest)) if oldest else 0.0
 
 

@@ -672,3 +672,13 @@ def test_without_a_dead_letter_there_is_no_bar_of_any_stage() -> None:
 
     (bar,) = panels.dead_letter_bars(pipeline)["bars"]
     assert (bar["label"], bar["parts"][0]["share"]) == ("learn", 1.0)
+
+
+def test_a_partition_that_has_only_replayed_is_shown() -> None:
+    """As of a worker that began with a long replay, before its first live status."""
+    case = Case()
+    case.put(STATUS, state="replaying")
+
+    assert frame.overview(case.site, NOW, Remembered())["rows"][0]["pipeline"] == "fraud"
+    assert frame.head(case.pipeline, case.feeds["fraud"], NOW, Remembered())["tiles"]
+    assert charts.known_seconds(case.pipeline, NOW) == 0.0
