@@ -20,6 +20,9 @@ ROWS: Final = 200
 #: Columns of the charts that are sums over the partitions; of the others the mean is taken.
 SUMS: Final = ("rate", "lag_records", "pending", "dead_letters", "scored")
 
+#: Columns that begin with one of these are of the first metric.
+BASELINES: Final = ("no_change", "majority", "mean")
+
 State = Literal["no-data", "stale", "critical", "warning", "ok"]
 
 _WORST_FIRST: Final[Sequence[Severity]] = ("critical", "warning", "info")
@@ -323,20 +326,50 @@ def chart(
     omitted = [name for name in names if len(chosen) > 1 and not _adds_up(pipeline, name)]
     drawn = [name for name in names if name not in omitted]
     wanted = [*drawn, "scored"]
-    read = [item.series.read(wanted, since=since, until=until, step_seconds=step) for item in chosen]
+    quiet = max(2 * step, pipeline.facts.fresh_seconds)
+    lead = quiet if len(chosen) > 1 else 0.0
+    read = [item.series.read(wanted, since=since - lead, until=until, step_seconds=step) for item in chosen]
+    # Old figures lie thinner than new ones.
+    holds = [
+        max(quiet, 2 * float(np.median(np.diff(found)))) if len(found) > 1 else quiet for found, _ in read
+    ]
     times = np.unique(np.concatenate([found for found, _ in read])) if read else np.empty(0)
+    times = _with_gaps(times[times >= since - step], max(holds, default=quiet))  # a cell may begin before
     whole = np.full((len(read), len(times), len(wanted)), np.nan)
     for number, (found, figures) in enumerate(read):
-        whole[number, np.searchsorted(times, found)] = figures
+        whole[number] = _held(times, found, figures, holds[number])
+    scored = whole[:, :, -1]
     result: dict[str, list[float | None]] = {}
     for index, name in enumerate(drawn):
-        result[name] = _listed(_over_partitions(name, whole[:, :, index], whole[:, :, -1]))
+        # As many as the figure is made of, as in `mean_figures`.
+        weights = np.minimum(scored, pipeline.facts.window) if name.endswith(" window") else scored
+        result[name] = _listed(_over_partitions(name, whole[:, :, index], weights))
     return {"times": times.tolist(), "columns": result, "step_seconds": step, "omitted": omitted}
+
+
+def _with_gaps(times: Numbers, seconds: float) -> Numbers:
+    """With a moment at which nothing is known in each gap that is longer, so that no line is drawn over it."""
+    before = np.flatnonzero(np.diff(times) > seconds + 1.0)
+    return np.insert(times, before + 1, times[before] + seconds + 1.0)
+
+
+def _held(times: Numbers, found: Numbers, figures: Numbers, seconds: float) -> Numbers:
+    """A partition's figures at the times of all: workers write when they do, so the last ones hold for a while."""
+    before = len(found) - len(times)
+    if before >= 0 and np.array_equal(found[before:], times):
+        return figures[before:]
+    held = np.full((len(times), figures.shape[1]), np.nan)
+    if len(found) == 0:
+        return held
+    index = np.searchsorted(found, times, side="right") - 1
+    known = (index >= 0) & (times - found[index] <= seconds)
+    held[known] = figures[index[known]]
+    return held
 
 
 def _adds_up(pipeline: PipelineState, name: str) -> bool:
     metric = name.split(" ", maxsplit=1)[0]
-    if metric in ("no_change", "majority", "mean"):
+    if metric in BASELINES:
         metric = pipeline.facts.metrics[0]
     return metric not in METRICS or METRICS[metric].is_mean
 
@@ -347,7 +380,8 @@ def _over_partitions(name: str, figures: Numbers, weights: Numbers) -> Numbers:
     if name in SUMS:
         return np.where(known.any(axis=0), np.where(known, figures, 0.0).sum(axis=0), np.nan)
     heavy = np.where(known, np.nan_to_num(weights, nan=1.0), 0.0)
-    if name.split(" ", maxsplit=1)[0] not in METRICS or not heavy.any():
+    of = name.split(" ", maxsplit=1)[0]
+    if (of not in METRICS and of not in BASELINES) or not heavy.any():
         heavy = known.astype(np.float64)
     total = heavy.sum(axis=0)
     mean = np.full(figures.shape[1], np.nan)

@@ -682,3 +682,88 @@ def test_a_partition_that_has_only_replayed_is_shown() -> None:
     assert frame.overview(case.site, NOW, Remembered())["rows"][0]["pipeline"] == "fraud"
     assert frame.head(case.pipeline, case.feeds["fraud"], NOW, Remembered())["tiles"]
     assert charts.known_seconds(case.pipeline, NOW) == 0.0
+
+
+def test_workers_that_write_at_moments_of_their_own_are_added_up_all_the_time() -> None:
+    """A line of sums must not fall to that of one worker between the statuses of the others."""
+    case = Case()
+    for second in range(0, 600, 5):
+        for partition in range(3):
+            case.put(
+                STATUS,
+                partition=partition,
+                lag_records=10,
+                rate=100.0,
+                time=NOW - 600.0 + second + 1.7 * partition,
+            )
+
+    found = views.chart(case.pipeline, ["lag_records", "rate"], since=NOW - 500.0, until=NOW)
+
+    assert set(found["columns"]["lag_records"]) == {30.0}
+    assert set(found["columns"]["rate"]) == {300.0}
+
+
+def test_rare_statuses_of_several_workers_are_added_up_too() -> None:
+    case = Case(replace(FACTS, status_interval_seconds=60.0))
+    for minute in range(30):
+        for partition in range(2):
+            case.put(
+                STATUS,
+                partition=partition,
+                lag_records=10,
+                time=NOW - 1_800.0 + 60.0 * minute + 25.0 * partition,
+            )
+
+    found = views.chart(case.pipeline, ["lag_records"], since=NOW - 1_700.0, until=NOW)
+
+    assert set(found["columns"]["lag_records"]) == {20.0}
+
+
+def test_a_partition_without_a_worker_is_no_longer_added_up() -> None:
+    case = Case()
+    for second in range(0, 600, 5):
+        for partition in range(2 if second < 300 else 1):
+            case.put(STATUS, partition=partition, rate=100.0, time=NOW - 600.0 + second)
+
+    found = views.chart(case.pipeline, ["rate"], since=NOW - 600.0, until=NOW)
+    at = dict(zip(found["times"], found["columns"]["rate"], strict=True))
+
+    assert {rate for time_, rate in at.items() if time_ < NOW - 310.0} == {200.0}
+    assert {rate for time_, rate in at.items() if time_ > NOW - 250.0} == {100.0}
+
+
+@pytest.mark.parametrize("partitions", [1, 2])
+def test_no_line_is_drawn_over_a_time_of_which_nothing_is_known(partitions: int) -> None:
+    """No worker ran, or the broker was away."""
+    case = Case()
+    for second in (*range(0, 300, 5), *range(600, 900, 5)):
+        for partition in range(partitions):
+            case.put(STATUS, partition=partition, time=NOW - 900.0 + second)
+
+    found = views.chart(case.pipeline, ["accuracy window"], since=NOW - 900.0, until=NOW)
+    at = zip(found["times"], found["columns"]["accuracy window"], strict=True)
+
+    (unknown,) = [time_ for time_, figure in at if figure is None]
+    assert NOW - 600.0 < unknown < NOW - 300.0
+
+
+def test_the_last_point_of_a_chart_is_the_figure_beside_it() -> None:
+    """Weighted alike: the window by what is in it, baselines as the metric."""
+    case = Case()
+    for partition, (scored, window) in enumerate(((100_000, 0.9), (500, 0.3))):
+        case.put(
+            STATUS,
+            partition=partition,
+            scored=scored,
+            metrics={"accuracy": {"value": window, "window": window}},
+            baselines={"no_change": {"value": 1 - window, "window": 1 - window}},
+        )
+
+    names = ["accuracy window", "accuracy value", "no_change window", "no_change value"]
+    found = views.chart(case.pipeline, names, since=NOW - 60.0, until=NOW)["columns"]
+    summary = views.summary(case.pipeline, NOW)
+
+    assert found["accuracy window"][-1] == pytest.approx(summary["quality"]["window"]) == pytest.approx(0.7)
+    assert found["accuracy value"][-1] == pytest.approx(summary["quality"]["value"])
+    for over in ("window", "value"):
+        assert found[f"no_change {over}"][-1] == pytest.approx(summary["baselines"]["no_change"][over])
