@@ -75,6 +75,7 @@ def summary(pipeline: PipelineState, now: float) -> dict[str, Any]:
         "learned": sum(status.learned for status in statuses),
         "dead_letters": sum(status.dead_letters for status in statuses),
         "partitions": len(statuses),
+        "silent": len(statuses) - len(fresh),
         "workers": len({item.status.worker for item in fresh}),
         "open": {
             severity: sum(seen.severity == severity for seen in pipeline.open.values())
@@ -82,7 +83,10 @@ def summary(pipeline: PipelineState, now: float) -> dict[str, Any]:
         },
         "drifts": pipeline.counts["drift"],
         "last_drift": None if not drifts else alert_row(pipeline, drifts[-1]),
-        "age_seconds": None if not statuses else max(0.0, now - max(s.time for s in statuses)),
+        # By this machine's clock: that of a worker may be wrong.
+        "age_seconds": min(
+            (max(0.0, now - item.arrived_at) for item in pipeline.partitions.values()), default=None
+        ),
     }
 
 
@@ -141,7 +145,7 @@ def partition_row(item: PartitionState, now: float) -> dict[str, Any]:
             "bytes": snapshot.bytes,
             "age_seconds": max(0.0, now - snapshot.time),
         },
-        "age_seconds": max(0.0, now - status.time),
+        "age_seconds": max(0.0, now - item.arrived_at),
     }
 
 

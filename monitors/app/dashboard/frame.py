@@ -320,6 +320,8 @@ def lag_figure(summary: dict[str, Any]) -> dict[str, Any]:
     sub = ""
     if lag is None:
         sub = "not known yet"
+    elif summary["silent"]:  # what came since is behind as well
+        sub = "as of the last status"
     elif lag == 0:
         sub = "up to date"
     elif rate > 0:
@@ -417,7 +419,7 @@ def head(pipeline: PipelineState, feed: Feed, now: float, remembered: Remembered
                 else ""
             )
         ),
-        "seen": max((item.status.time for item in pipeline.partitions.values()), default=None),
+        "seen": max((item.arrived_at for item in pipeline.partitions.values()), default=None),
         "tiles": tiles,
         "old": is_old(word),
     }

@@ -839,6 +839,7 @@ def partition_rows(pipeline: PipelineState, now: float) -> list[dict[str, Any]]:
         snapshot = row["snapshot"]
         quality = (row["metrics"].get(metric) or {}).get("window")
         lag = row["lag_records"]
+        rate = 0.0 if row["age_seconds"] > fresh else row["rate"]  # nobody works on it any more
         found.append(
             {
                 "key": str(row["partition"]),
@@ -860,7 +861,7 @@ def partition_rows(pipeline: PipelineState, now: float) -> list[dict[str, Any]]:
                         "sort": lag,
                         "bar": (lag or 0) / most if most else None,
                     },
-                    "rate": {"text": per_second(row["rate"]), "sort": row["rate"]},
+                    "rate": {"text": per_second(rate), "sort": rate},
                     "learned": {"text": count(row["learned"]), "sort": row["learned"]},
                     "dead": {"text": count(row["dead_letters"]), "sort": row["dead_letters"]},
                     "snapshot": {"text": "none yet", "sort": None}

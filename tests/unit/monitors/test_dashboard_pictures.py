@@ -767,3 +767,31 @@ def test_the_last_point_of_a_chart_is_the_figure_beside_it() -> None:
     assert found["accuracy value"][-1] == pytest.approx(summary["quality"]["value"])
     for over in ("window", "value"):
         assert found[f"no_change {over}"][-1] == pytest.approx(summary["baselines"]["no_change"][over])
+
+
+def test_a_worker_whose_clock_is_wrong_is_not_called_silent() -> None:
+    case = Case()
+    state = case.pipeline
+    late = record(replace(STATUS, time=NOW - 120.0))
+    assert state.apply("status", 0, 0, late, seen_at=NOW) == "status"
+
+    assert views.state_of(state, NOW) == "ok"
+    (row,) = panels.partition_rows(state, NOW)
+    (worker,) = panels.worker_rows(state, NOW)
+    assert row["cells"]["state"]["text"] == "Live"
+    assert worker["cells"]["state"]["text"] == "Running"
+    assert views.summary(state, NOW)["age_seconds"] == 0.0
+
+
+def test_of_partitions_without_a_worker_lag_is_as_of_their_last_status_and_nothing_is_done() -> None:
+    case = Case()
+    case.put(STATUS, lag_records=0, rate=50.0, time=NOW)
+    assert frame.lag_figure(views.summary(case.pipeline, NOW))["sub"] == "up to date"
+    case.put(STATUS, partition=1, lag_records=0, rate=50.0, time=NOW - 600.0)
+
+    summary = views.summary(case.pipeline, NOW)
+    rows = panels.partition_rows(case.pipeline, NOW)
+
+    assert (summary["partitions"], summary["silent"]) == (2, 1)
+    assert frame.lag_figure(summary)["sub"] == "as of the last status"
+    assert [row["cells"]["rate"]["text"] for row in rows] == ["50", "0"]
