@@ -26,9 +26,9 @@ from faust.auth import SASLCredentials, SSLCredentials
 from monitors.app.config import WatchedPipeline
 from monitors.app.site import DeadLetter, Feed, FeedState, Unavailable
 from monitors.app.telling import Teller
-from monitors.fleet import PipelineFacts, PipelineState, Watchdog, Watchdogs
+from monitors.fleet import PipelineFacts, PipelineState, SeenAlert, Watchdog, Watchdogs
 from monitors.fleet.fleet import TopicKind
-from monitors.records import Alert, Incident
+from monitors.records import Incident
 
 log = structlog.get_logger()
 
@@ -316,7 +316,7 @@ class PipelineReader:
             )
             self.records[record.kind] += 1
             if live and applied == "incident":
-                self._count_opening(self._state.alerts[-1].alert)
+                self._count_opening(self._state.taken)
             if self._teller is not None and record.kind == "alerts":
                 self._teller.take(record.partition, record.offset, applied, live=live)
         except Exception:  # one odd record must not end the reading of all others
@@ -324,7 +324,8 @@ class PipelineReader:
                 "a record could not be taken in", kind=record.kind, at=f"{record.partition}@{record.offset}"
             )
 
-    def _count_opening(self, alert: Alert | Incident) -> None:
+    def _count_opening(self, seen: SeenAlert | None) -> None:
+        alert = None if seen is None else seen.alert
         if isinstance(alert, Incident) and alert.state == "open" and alert.incident in WATCHDOGS:
             self.openings[alert.incident] += 1
 

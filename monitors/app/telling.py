@@ -96,11 +96,12 @@ class Teller:
         """A record of the alerts topic was taken in."""
         topic = self._pipeline.facts.alerts_topic
         before = self.told(partition)
-        if applied not in ("alert", "incident"):
+        seen = self._pipeline.taken
+        if applied not in ("alert", "incident") or seen is None:
             if offset >= before:
                 self.notifier.skip(topic, partition, offset)
             return
-        notice = notice_of(self._pipeline, self._pipeline.alerts[-1])
+        notice = notice_of(self._pipeline, seen)
         if offset < before:
             self.notifier.remember(notice)
         elif live:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -179,8 +180,10 @@ class PipelineState:
     def __init__(self, facts: PipelineFacts) -> None:
         self.facts = facts
         self.partitions: dict[int, PartitionState] = {}
-        #: Alerts and incidents, oldest first.
+        #: Alerts and incidents, oldest first: of history one partition is read after the other.
         self.alerts: deque[SeenAlert] = deque(maxlen=MOST_ALERTS)
+        #: The one that was taken in last.
+        self.taken: SeenAlert | None = None
         #: Incidents that are open, by partition (None: the whole pipeline) and name.
         self.open: dict[tuple[int | None, str], SeenAlert] = {}
         #: Drift alerts by kind, incidents that opened by name.
@@ -297,7 +300,7 @@ class PipelineState:
         if len(self._positions) > 2 * MOST_ALERTS:
             del self._positions[next(iter(self._positions))]
         self.counts[alert.kind] += 1
-        self.alerts.append(seen)
+        self._remember(seen)
         return "alert"
 
     def _take_incident(self, incident: Incident, seen: SeenAlert) -> Applied:
@@ -310,8 +313,20 @@ class PipelineState:
                 self.counts[incident.incident] += 1
         elif self.open.pop(which, None) is None:
             return "duplicate"
-        self.alerts.append(seen)
+        self._remember(seen)
         return "incident"
+
+    def _remember(self, seen: SeenAlert) -> None:
+        self.taken = seen
+        alerts = self.alerts
+        if not alerts or seen.seen_at >= alerts[-1].seen_at:
+            alerts.append(seen)
+            return
+        if len(alerts) == alerts.maxlen:
+            if seen.seen_at <= alerts[0].seen_at:
+                return
+            alerts.popleft()
+        alerts.insert(bisect_right(alerts, seen.seen_at, key=lambda other: other.seen_at), seen)
 
 
 def _count(item: PartitionState, counters: Counters) -> None:

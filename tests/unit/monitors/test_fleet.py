@@ -388,3 +388,33 @@ def test_coverage_is_that_of_the_last_ten_minutes(topics: Topics) -> None:
     assert figures.tolist() == [[pytest.approx(2 / 3)]]
     _, figures = item.series.read(["coverage"], since=NOW + 20 * 120, until=NOW + 20 * 120, step_seconds=1.0)
     assert figures.tolist() == [[0.0]]
+
+
+def test_alerts_are_in_the_order_in_which_they_were_seen_whatever_partition_is_read_first(
+    topics: Topics,
+) -> None:
+    """After a restart one partition of the alerts topic is read after the other."""
+    for partition in (1, 0, 2):
+        for at in (100.0, 200.0, 300.0):
+            value = record(DRIFT, partition=partition, offset=int(at))
+            topics.put("alerts", value, partition=partition, at=at + partition)
+            assert topics.pipeline.taken is not None
+            assert topics.pipeline.taken.seen_at == at + partition
+
+    seen = [seen.seen_at for seen in topics.pipeline.alerts]
+    assert seen == [100.0, 101.0, 102.0, 200.0, 201.0, 202.0, 300.0, 301.0, 302.0]
+
+
+def test_of_a_long_history_the_newest_alerts_are_remembered(topics: Topics) -> None:
+    for offset in range(limits.MOST_ALERTS):
+        topics.put("alerts", record(DRIFT, offset=offset), at=1_000.0 + offset)
+    for offset in range(3):
+        topics.put(
+            "alerts", record(DRIFT, partition=1, offset=offset), partition=1, at=10.0 + 2_000.0 * offset
+        )
+
+    alerts = topics.pipeline.alerts
+    assert len(alerts) == limits.MOST_ALERTS
+    assert alerts[0].seen_at == 1_002.0, "two of the oldest made room, and one was older still"
+    assert [seen.seen_at for seen in alerts if seen.partition == 1] == [2_010.0, 4_010.0]
+    assert topics.pipeline.counts["drift"] == limits.MOST_ALERTS + 3
