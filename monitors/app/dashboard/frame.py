@@ -25,7 +25,7 @@ from monitors.app.dashboard.words import (
 )
 from monitors.app.site import Feed, Site
 from monitors.fleet import PipelineState, views
-from monitors.records import Severity
+from monitors.records import Alert, Severity
 
 #: A line without axes shows an hour, or what there is.
 SPARK_SECONDS: Final = 3_600.0
@@ -222,6 +222,23 @@ def _silence_banner(pipeline: PipelineState, feed: Feed, now: float) -> list[dic
 def run_command(pipeline: PipelineState) -> str:
     """How a worker of the pipeline is started."""
     return f"headrace run {shlex.quote(pipeline.facts.settings_file)}"
+
+
+def drifts_counted(site: Site, names: Sequence[str]) -> dict[str, int]:
+    """How many drifts there were of each of these pipelines."""
+    return {name: site.fleet.pipelines[name].counts["drift"] for name in names}
+
+
+def news(site: Site, before: Mapping[str, int], counted: Mapping[str, int]) -> str:
+    """The newest drift of a pipeline that has drifted since, in a sentence; "": none has."""
+    for name in counted:
+        drifts = site.fleet.pipelines[name].alerts if counted[name] > before.get(name, 0) else ()
+        for seen in reversed(drifts):
+            if isinstance(seen.alert, Alert) and seen.alert.kind == "drift":
+                return (
+                    f"New drift in {name}: {plain(seen.alert.watch, 80)}, partition {seen.alert.partition}."
+                )
+    return ""
 
 
 # --- The overview ----------------------------------------------------------------------------------------

@@ -34,7 +34,6 @@ from monitors.app.dashboard.view import KINDS, RANGES, SEVERITIES, TABS, View
 from monitors.app.dashboard.words import many, plain
 from monitors.app.site import DeadLetter, Site, Unavailable
 from monitors.fleet import PipelineState
-from monitors.records import Alert
 
 log = structlog.get_logger()
 
@@ -63,7 +62,8 @@ class Page:
         self.remembered = remembered
         self.pipeline = pipeline
         self._seen: object = None
-        self._alerts_seen: int | None = None
+        #: Drifts that were counted at the last look, by pipeline.
+        self._drifts: dict[str, int] | None = None
         ui.add_css(STYLE)
         client = ui.context.client
         with client.layout:
@@ -111,16 +111,10 @@ class Page:
 
     def _news(self, names: Sequence[str]) -> str:
         """The newest drift, for those who hear the page instead of seeing it; "" before there is a new one."""
-        counted = sum(self.site.fleet.pipelines[name].counts["drift"] for name in names)
-        before, self._alerts_seen = self._alerts_seen, counted
-        if before is None or counted <= before:
-            return str(self.banner.props.get("said", ""))
-        for name in names:
-            for seen in reversed(self.site.fleet.pipelines[name].alerts):
-                if isinstance(seen.alert, Alert) and seen.alert.kind == "drift":
-                    alert = seen.alert
-                    return f"New drift in {name}: {plain(alert.watch, 80)}, partition {alert.partition}."
-        return ""
+        before, self._drifts = self._drifts, frame.drifts_counted(self.site, names)
+        if before is None:
+            return ""
+        return frame.news(self.site, before, self._drifts) or str(self.banner.props.get("said", ""))
 
 
 class OverviewPage(Page):

@@ -783,6 +783,17 @@ def test_a_worker_whose_clock_is_wrong_is_not_called_silent() -> None:
     assert views.summary(state, NOW)["age_seconds"] == 0.0
 
 
+def test_who_hears_the_page_is_told_which_pipeline_drifted() -> None:
+    case = Case(FACTS, replace(FACTS, name="other"))
+    case.put(DRIFT, watch="label", offset=1)
+    before = frame.drifts_counted(case.site, ["fraud", "other"])
+    case.put(DRIFT, pipeline="other", watch="error", partition=2, offset=2)
+    after = frame.drifts_counted(case.site, ["fraud", "other"])
+
+    assert frame.news(case.site, before, after) == "New drift in other: error, partition 2."
+    assert frame.news(case.site, after, after) == ""
+
+
 def test_of_partitions_without_a_worker_lag_is_as_of_their_last_status_and_nothing_is_done() -> None:
     case = Case()
     case.put(STATUS, lag_records=0, rate=50.0, time=NOW)
