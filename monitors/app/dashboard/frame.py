@@ -494,7 +494,11 @@ def _labels_tile(pipeline: PipelineState, summary: dict[str, Any]) -> dict[str, 
     labels = views.labels(pipeline)
     if summary["learned"] and not any(labels[name] for name in ("questions", "pending", "expired")):
         return {"label": "Labels", "value": "100 %", "delta": "come with the events", "tone": "calm"}
-    tile: dict[str, Any] = {"label": "Labels that came", "value": share(labels["coverage"]), "tone": "calm"}
+    tile: dict[str, Any] = {
+        "label": "Labels that came, in all",
+        "value": share(labels["coverage"]),
+        "tone": "calm",
+    }
     if labels["coverage"] is None:
         tile["delta"] = (
             f"{many(labels['pending'], 'prediction')} waiting" if labels["pending"] else "none is due yet"

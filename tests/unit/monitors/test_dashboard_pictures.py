@@ -224,7 +224,7 @@ def test_late_labels_have_a_tile_of_their_own() -> None:
 
     tiles = frame.head(case.pipeline, case.feeds["fraud"], NOW, Remembered())["tiles"]
 
-    (tile,) = (tile for tile in tiles if tile["label"] == "Labels that came")
+    (tile,) = (tile for tile in tiles if tile["label"] == "Labels that came, in all")
     assert (tile["value"], tile["delta"]) == ("75.0 %", "half of them within 2 s")
 
 
