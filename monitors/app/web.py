@@ -9,13 +9,13 @@ import re
 import secrets
 import socket
 from collections.abc import Mapping
-from http.cookies import CookieError, SimpleCookie
 from ipaddress import ip_address
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 import orjson
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -151,11 +151,10 @@ class Guard:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             return _equal(given.strip(), self._token)
-        try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-        except CookieError:
-            return False
-        return cookie is not None and _equal(cookie.value, self._cookie())
+        # Browsers send the cookies of all that runs on this host, whatever the port. SimpleCookie would drop ours for
+        # the sake of another that it can't read.
+        cookies = cookie_parser("; ".join(headers.getlist("cookie")))
+        return _equal(cookies.get(COOKIE, ""), self._cookie())
 
     def _cookie(self) -> str:
         """What a browser keeps: made from the token, and not to be turned back into it."""

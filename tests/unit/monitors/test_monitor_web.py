@@ -224,6 +224,17 @@ def test_the_right_token_gives_a_cookie_that_scripts_cant_read_and_that_opens() 
     assert ask(headers=headers, token=TOKEN[::-1]).status_code == 401
 
 
+@pytest.mark.parametrize("other", ['theme={"dark":true}', "a b=c", "[x]=1", "=", "naïve=1"])
+def test_a_cookie_of_another_program_on_this_host_does_not_hide_ours(other: str) -> None:
+    """Browsers send a host's cookies to all of its ports."""
+    cookie = (
+        ask("/login", method="POST", body=f"token={TOKEN}", token=TOKEN).headers["set-cookie"].split(";")[0]
+    )
+
+    for both in (f"{other}; {cookie}", f"{cookie}; {other}"):
+        assert ask(headers={"host": "127.0.0.1:8800", "cookie": both}, token=TOKEN).status_code == 200
+
+
 def test_a_wrong_token_on_the_page_says_so_and_gives_no_cookie() -> None:
     answer = ask("/login", method="POST", body="token=" + "x" * 10_000, token=TOKEN)
 
