@@ -14,6 +14,8 @@ from dataclasses import dataclass, fields, replace
 from enum import Enum, unique
 from typing import Final, Literal, NamedTuple
 
+import numpy as np
+
 from monitors.fleet.fleet import COVERAGE_SECONDS, Counters, PartitionState, PipelineFacts, PipelineState
 from monitors.prequential import METRICS
 from monitors.records import Incident, Severity, Status, Task
@@ -298,7 +300,7 @@ class _View:
     facts: PipelineFacts
     item: PartitionState
     now: float
-    #: What the coverage was before it fell, while that is open.
+    #: What the coverage was before it fell, while that is open, as far as it is known.
     reference: float | None
 
     @property
@@ -466,6 +468,10 @@ class Watchdogs:
                     continue
                 if not self._is_open(pipeline, key):
                     self._references.pop(key, None)
+                elif spec.name == _COVERAGE and key not in self._references and key in pipeline.open:
+                    before = _coverage_before(item, pipeline.open[key].alert.time)
+                    if before is not None:  # another monitor opened it, which knew what it had been
+                        self._references[key] = before
                 reference = self._references.get(key)
                 view = _View(bounds=self._bounds, facts=facts, item=item, now=now, reference=reference)
                 verdict = judge(view)
@@ -649,6 +655,15 @@ def _coverages(item: PartitionState) -> tuple[_Coverage, _Coverage]:
         return _Coverage(joined, joined + expired)
 
     return coverage(now, then), coverage(then, before)
+
+
+def _coverage_before(item: PartitionState, opened_at: float) -> float | None:
+    """The coverage of the hour before it fell, as the charts have it. None: they don't."""
+    until = opened_at - COVERAGE_SECONDS
+    since = until - COVERAGE_BEFORE_SECONDS
+    _, figures = item.series.read(["coverage"], since=since, until=until, step_seconds=60.0)
+    known = figures[~np.isnan(figures)]
+    return float(known.mean()) if known.size else None
 
 
 def _coverage(view: _View) -> Verdict:

@@ -938,3 +938,19 @@ def test_a_status_is_made_as_a_worker_makes_it() -> None:
     status = scene.statuses[0]
     assert isinstance(status, Status)
     assert (status.offset, status.end, status.lag_records, status.time) == (1_200, 1_210, 10, START + 10)
+
+
+def test_another_monitor_knows_what_the_coverage_had_been_and_closes_no_sooner() -> None:
+    scene = Scene()
+    scene.run(5_000, ASKED)
+    low = ASKED | {"joined": 2, "expired": 18}
+    assert scene.run(600, low) == ["+345 coverage-falls 0 open"]
+
+    scene.run(6_000, low)
+    scene.restart()
+
+    assert scene.run(6_000, low) == []
+    assert scene.run(3_000, ASKED) == ["+575 coverage-falls 0 closed"]
+
+
+# --- What workers opened ---------------------------------------------------------------------------------
