@@ -342,7 +342,9 @@ def _count(item: PartitionState, counters: Counters) -> None:
         item.last_event = counters
     if counters.learned > learned.learned or learned.is_ahead_of(counters):
         item.last_learned = counters
-    if counters.labels > label.labels or label.is_ahead_of(counters):
+    # One that is scored has come too, though the learner raised on it.
+    is_scored = counters.scored > label.scored and not counters.expired_learned
+    if counters.labels > label.labels or is_scored or label.is_ahead_of(counters):
         item.last_label = counters
     if len(kept) > 1 and kept[-1].time - kept[-2].time < COUNTERS_STEP_SECONDS:
         kept[-1] = counters

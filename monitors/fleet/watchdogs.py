@@ -612,9 +612,7 @@ def _no_labels(view: _View) -> Verdict:
     last = item.last_label or item.began
     silent = now.time - last.time
     most = max(view.bounds.labels_seconds, 2 * (view.status.label_delay or {}).get("p95", 0.0))
-    # A label that is scored and not learned has come all the same: that is another watchdog's.
-    is_scored = now.scored > last.scored and not now.expired_learned
-    if is_scored or (item.last_label is not None and silent < CLEAR_SHARE * most):
+    if item.last_label is not None and silent < CLEAR_SHARE * most:
         return Verdict(False, "labels come")
     unlabelled = now.predictions - last.predictions
     # Where silence means a label few predictions get another one.

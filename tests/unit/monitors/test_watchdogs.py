@@ -953,4 +953,12 @@ def test_another_monitor_knows_what_the_coverage_had_been_and_closes_no_sooner()
     assert scene.run(3_000, ASKED) == ["+575 coverage-falls 0 closed"]
 
 
+def test_labels_that_end_with_one_that_could_not_be_learned_have_ended() -> None:
+    scene = Scene()
+    scene.run(600)
+    scene.run(5, {"learned": 0, "scored": 1})
+
+    assert scene.run(4_000, without("learned", "scored")) == ["+3600 no-labels 0 open"]
+
+
 # --- What workers opened ---------------------------------------------------------------------------------
