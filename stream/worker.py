@@ -782,7 +782,6 @@ class Worker:
     # 6: revocation ----------------------------------------------------------------------------------------------
 
     def _on_revoked(self, partitions: Sequence[int]) -> None:
-        self._incidents.let_go(partitions)
         for partition in partitions:
             self._stop_waiting(partition)
         if any(partition in self._owned for partition in partitions):
@@ -795,6 +794,7 @@ class Worker:
             if not committed:
                 self._send_again()
             log.info("partitions revoked", partitions=list(partitions), committed=committed)
+        self._incidents.let_go(partitions)  # last: the snapshot before it may have failed
         self._owned_at = self._clock()
 
     def _on_lost(self, partitions: Sequence[int]) -> None:

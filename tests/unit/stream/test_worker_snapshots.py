@@ -975,3 +975,18 @@ def test_an_incident_among_the_alerts_is_no_output_of_an_earlier_life(bench: Ben
     bench.run()
 
     assert bench.cluster.commits[0].next_offset == 5
+
+
+def test_a_snapshot_that_fails_while_the_partition_is_let_go_leaves_no_incident_open(bench: Bench) -> None:
+    """Its next owner does not know of it, so nobody would ever close it."""
+    bench.feed(7)
+    worker = bench.stepped()
+    bench.cluster.assign({worker.log: [0]})
+    worker.step(3)
+    bench.store.error = OSError(errno.ENOSPC, "No space left on device")
+
+    bench.cluster.assign({})
+    worker.step(2)
+
+    assert bench.incidents() == [("snapshot-failed", "open"), ("snapshot-failed", "closed")]
+    worker.stop()
