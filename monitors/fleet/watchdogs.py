@@ -275,6 +275,7 @@ class Watchdog(Enum):
     )
 
 
+_NAMES: Final = frozenset(dog.value.name for dog in Watchdog)
 _GONE: Final = Watchdog.WORKER_GONE.value.name
 _COVERAGE: Final = Watchdog.COVERAGE.value.name
 
@@ -389,6 +390,7 @@ class Watchdogs:
             if state is not None:
                 found.append(self._say(pipeline.facts, judged, state, now))
         found += self._close_all_but(watching, pipeline, now)
+        found += self._close_what_is_forgotten(pipeline, now)
         return found
 
     # What was said ----------------------------------------------------------------------------------------------
@@ -447,6 +449,35 @@ class Watchdogs:
             and key[1] not in watched
             and key not in self._said
         ]
+
+    def _close_what_is_forgotten(self, pipeline: PipelineState, now: float) -> list[Incident]:
+        """Close what a worker opened and no longer tells of: it was killed, and its successor knows nothing of it."""
+        found = []
+        for key, seen in pipeline.open.items():
+            item = None if key[0] is None else pipeline.partitions.get(key[0])
+            opened = seen.alert
+            if item is None or not isinstance(opened, Incident) or key in self._said:
+                continue
+            if opened.worker == WORKER or key[1] in _NAMES:
+                continue
+            status, fresh = item.status, now - item.arrived_at <= pipeline.facts.fresh_seconds
+            told = status.incidents
+            if (
+                not fresh
+                or status.state != "live"
+                or told is None
+                or key[1] in told
+                or status.time <= opened.time
+            ):
+                self._since.pop(key, None)
+            elif now - self._since.setdefault(key, now) >= SETTLED_SECONDS:
+                place = f"{pipeline.facts.events_topic}[{key[0]}]@{status.offset}"
+                text = f"{place}: worker {_short(status.worker)} no longer tells of it."
+                closed = replace(
+                    opened, state="closed", offset=status.offset, text=text, worker=WORKER, time=now
+                )
+                found.append(self._remember(closed))
+        return found
 
     # What is so -------------------------------------------------------------------------------------------------
 

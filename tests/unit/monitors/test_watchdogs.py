@@ -962,3 +962,43 @@ def test_labels_that_end_with_one_that_could_not_be_learned_have_ended() -> None
 
 
 # --- What workers opened ---------------------------------------------------------------------------------
+
+
+def test_an_incident_that_a_killed_worker_left_open_is_closed() -> None:
+    """Its successor writes on the same partition, and knows nothing of it."""
+    scene = Scene()
+    scene.run(100, incidents=[])
+    failed = replace(INCIDENT, partition=0, worker="fraud-host-0", time=scene.now)
+    scene.deliver(failed)
+    assert scene.run(300, incidents=["snapshot-failed"]) == []
+
+    assert scene.run(60, incidents=[]) == ["+35 snapshot-failed 0 closed"]
+    assert scene.pipeline.open == {}
+    closed = scene.said[-1]
+    assert (closed.worker, closed.severity) == ("monitor", failed.severity)
+    assert closed.text == f"payments[0]@{closed.offset}: worker fraud-host-0 no longer tells of it."
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"incidents": ["snapshot-failed"]}, id="it still tells of it"),
+        pytest.param({"incidents": None}, id="an older worker, which does not say"),
+        pytest.param({"incidents": [], "state": "replaying"}, id="it has not looked yet"),
+    ],
+)
+def test_an_incident_of_a_worker_stays_open(fields: dict[str, Any]) -> None:
+    scene = Scene(Bounds(learn_seconds=0))
+    scene.run(100, incidents=[])
+    scene.deliver(replace(INCIDENT, partition=0, time=scene.now))
+
+    assert scene.run(300, **fields) == []
+    assert (0, INCIDENT.incident) in scene.pipeline.open
+
+
+def test_an_incident_of_a_partition_without_a_worker_stays_open() -> None:
+    scene = Scene(Bounds(worker_seconds=0))
+    scene.run(100, incidents=[])
+    scene.deliver(replace(INCIDENT, partition=0, time=scene.now))
+
+    assert scene.run(300, silent=(0,)) == []

@@ -990,3 +990,28 @@ def test_a_snapshot_that_fails_while_the_partition_is_let_go_leaves_no_incident_
 
     assert bench.incidents() == [("snapshot-failed", "open"), ("snapshot-failed", "closed")]
     worker.stop()
+
+
+def test_a_status_names_the_incidents_that_are_open(bench: Bench) -> None:
+    """By it the monitor closes what a worker that was killed has left open."""
+    bench.feed(20)
+    worker = bench.stepped()
+    bench.cluster.assign({worker.log: [0]})
+    worker.step(2)
+    bench.store.error = OSError(errno.ENOSPC, "No space left on device")
+    worker.step(4)
+    bench.clock.sleep(10.0)
+    worker.step(2)
+    assert orjson.loads(bench.cluster.statuses[-1][1])["incidents"] == ["snapshot-failed"]
+    worker.crash()
+    bench.store.error = None
+
+    other = bench.stepped()
+    bench.cluster.assign({other.log: [0]})
+    other.step(3)
+    bench.clock.sleep(10.0)
+    other.step(2)
+
+    assert orjson.loads(bench.cluster.statuses[-1][1])["incidents"] == []
+    assert bench.incidents() == [("snapshot-failed", "open")], "nobody has closed it"
+    other.stop()
