@@ -406,7 +406,8 @@ class PipelineReader:
                     self._teller.begin_again(place.partition)
                 done = 0
             if kind == "status":
-                begin = ends[place] if times.get(place) is None else times[place].offset
+                # Of a pipeline that was silent for longer the last word says since when, and how it stood.
+                begin = ends[place] - 1 if times.get(place) is None else times[place].offset
             else:
                 begin = ends[place] - MOST_HISTORY_ALERTS
                 if self._teller is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import orjson
@@ -17,7 +18,7 @@ from monitors.app.config import WatchedPipeline
 from monitors.app.feed import PipelineReader, Record
 from monitors.app.site import DeadLetter, Feed, Unavailable
 from monitors.fleet import Bounds, PipelineState, Watchdogs
-from tests.unit.monitors.fleet_cases import FACTS, INCIDENT, record
+from tests.unit.monitors.fleet_cases import FACTS, INCIDENT, STATUS, record
 
 
 class SaidWatchdogs:
@@ -220,3 +221,55 @@ def test_what_watchdogs_opened_before_the_monitor_began_is_not_counted_as_opened
     take(3, live=True, incident="lag")  # of another monitor
     take(4, live=True, incident="snapshot-failed")
     assert found.openings == {"lag": 1}
+
+
+class Log:
+    """A consumer of a status topic with one partition, whose records are from a time long gone."""
+
+    def __init__(self, values: Sequence[bytes], timestamp: float) -> None:
+        self.values = values
+        self.timestamp = timestamp
+        self.at: dict[TopicPartition, int] = {}
+
+    def assign(self, places: Sequence[TopicPartition]) -> None:
+        self.at = dict.fromkeys(places, 0)
+
+    def seek(self, place: TopicPartition, offset: int) -> None:
+        self.at[place] = offset
+
+    async def position(self, place: TopicPartition) -> int:
+        return self.at[place]
+
+    async def beginning_offsets(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(places, 0)
+
+    async def end_offsets(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(places, len(self.values))
+
+    async def offsets_for_times(self, times: dict[TopicPartition, int]) -> dict[TopicPartition, None]:
+        assert all(time > 1_000 * self.timestamp for time in times.values())
+        return dict.fromkeys(times)
+
+    async def getmany(self, *, timeout_ms: int) -> dict[TopicPartition, list[Any]]:
+        found: dict[TopicPartition, list[Any]] = {}
+        for place, at in self.at.items():
+            found[place] = [
+                SimpleNamespace(offset=offset, value=self.values[offset], timestamp=1_000 * self.timestamp)
+                for offset in range(at, len(self.values))
+            ]
+            self.at[place] = len(self.values)
+        return found
+
+
+@pytest.mark.parametrize("records", [0, 3])
+def test_of_a_pipeline_that_has_been_silent_for_days_the_last_status_is_known(records: int) -> None:
+    """Or after a restart of the monitor it would be one that has never run."""
+    values = [record(STATUS, offset=offset) for offset in range(records)]
+    of = reader([])
+    places: Any = {TopicPartition(FACTS.status_topic, 0): "status"}
+
+    asyncio.run(of._read_history(Log(values, STATUS.time), places))
+
+    assert [item.status.offset for item in of._state.partitions.values()] == [2][:records]
+    assert all(item.arrived_at == STATUS.time for item in of._state.partitions.values())
+    assert of._feed.loaded == 1.0
