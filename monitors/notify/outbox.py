@@ -15,6 +15,8 @@ from monitors.notify.notices import SEVERITIES, TITLE_LENGTH, Message, Notice, a
 from monitors.records import Severity
 
 HOUR: Final = 3600.0
+#: One in so many of the messages that an hour may have is for what is critical: many drifts must not keep it waiting.
+RESERVED: Final = 4
 #: Lines of a message; what is beyond is a number in its last one. A chat shows about so many at once.
 LINES: Final = 20
 #: Open states that are remembered, for reminders and closings; of more than that the oldest are forgotten.
@@ -34,7 +36,8 @@ class ChannelPolicy:
     severity: Severity = "warning"
     #: Seconds for which notices are collected into one message. 0: each at once.
     group_seconds: float = 30.0
-    #: Messages within any 3,600 seconds; beyond, notices wait and go together with the next one.
+    #: Messages within any 3,600 seconds; beyond, notices wait and go together with the next one. One in `RESERVED` of
+    #: them is kept for what is critical.
     at_most_per_hour: int = 20
     #: Seconds after which what is still open is told again. 0: never.
     reminder_seconds: float = 14_400.0
@@ -283,9 +286,18 @@ class Outbox:
         if not times:
             return None
         due = max(min(times), self._not_before)
-        if len(self._sent) == self.policy.at_most_per_hour:
-            due = max(due, self._sent[0] + HOUR)
+        most = self.policy.at_most_per_hour
+        if not self._has_critical():
+            most -= most // RESERVED
+        if len(self._sent) >= most:
+            due = max(due, self._sent[-most] + HOUR)
         return due
+
+    def _has_critical(self) -> bool:
+        """Whether something critical waits to be told, or to be told as over."""
+        return any(
+            item.severity == "critical" for held in (self._waiting, self._surplus) for item in held.values()
+        )
 
     def _told(self) -> list[tuple[float, Notice]]:
         """What is open and may be reminded of, with the time at which it was told last."""

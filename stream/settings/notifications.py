@@ -51,7 +51,8 @@ class NotificationSettings(Section):
     )
     at_most_per_hour: Annotated[int, Field(ge=1, le=3600), whole(1, 3600)] = Field(
         default=20,
-        description="Messages within any hour; beyond, notices wait and go together with the next one.",
+        description="Messages within any hour; beyond, notices wait and go together with the next one. A quarter of "
+        "them is kept for what is critical.",
     )
     reminder_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False), Expected("a number >= 0")] = Field(
         default=14_400.0, description="What is still open is told again after this time; 0: never."

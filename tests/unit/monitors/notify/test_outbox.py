@@ -341,6 +341,24 @@ def test_beyond_the_messages_of_an_hour_notices_wait_and_go_together() -> None:
     assert told(box, 3_700.0).notices == 1
 
 
+def test_many_drifts_do_not_keep_what_is_critical_waiting() -> None:
+    box = outbox(at_most_per_hour=8)
+    for offset in range(6):
+        box.offer(notice(offset), float(offset))
+        told(box, float(offset))
+    box.offer(notice(6), 10.0)
+    assert box.wait(10.0) == 3_590.0
+
+    box.offer(opened(7, severity="critical"), 20.0)
+    message = told(box, 20.0)
+    assert (message.notices, message.severity) == (2, "critical")
+    box.offer(closed(8, severity="critical"), 30.0)
+    assert told(box, 30.0).notices == 1
+
+    box.offer(opened(9, severity="critical"), 40.0)
+    assert box.wait(40.0) == 3_560.0, "never more than the policy says"
+
+
 def test_attempts_that_failed_are_no_messages_of_the_hour() -> None:
     box = outbox(at_most_per_hour=1, retry_seconds=1.0, retry_most_seconds=1.0)
     box.offer(notice(0), 0.0)
