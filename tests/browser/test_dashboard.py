@@ -20,6 +20,15 @@ pytestmark = pytest.mark.browser
 #: Looks for what a screen reader stumbles over; returns sentences.
 ACCESSIBILITY = (Path(__file__).parent / "accessibility.js").read_text(encoding="utf-8")
 
+#: What a row says that its button lies over.
+COVERED = """[...document.querySelectorAll("tr:has(> .hr-more)")].flatMap((row) => {
+  const button = row.querySelector(".hr-more button").getBoundingClientRect();
+  return [...row.querySelectorAll(".hr-cell > *")].filter((said) => {
+    const text = said.getBoundingClientRect();
+    return text.width && text.right > button.left && text.bottom > button.top && text.top < button.bottom;
+  }).map((said) => said.innerText);
+})"""
+
 
 def wait_for_ground(page: Page, which: Literal["light", "dark"]) -> None:
     """Until the page has a ground of this kind."""
@@ -240,6 +249,14 @@ def test_phone_shows_every_tab_without_scrolling_to_the_side(
             viewer.page.locator(".hr-panel > *").first.wait_for()
             viewer.fits()
             viewer.shot(f"phone-{name}-{tab.split()[0].lower()}")
+
+
+def test_on_a_phone_no_button_lies_over_what_a_row_says(browser: Browser, pretended: Pretended) -> None:
+    with Viewer(browser, pretended.address, width=390) as viewer:
+        page = viewer.open("/p/fraud?tab=alerts")
+        page.locator(".hr-more button").first.wait_for()
+
+        assert not page.evaluate(COVERED)
 
 
 def test_partitions_are_sorted_by_a_click_and_one_leads_to_its_quality(
