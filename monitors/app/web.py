@@ -21,7 +21,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from monitors.app.config import MonitorConfig
 
-#: Name of the cookie that a browser gets for the token.
+#: What the name of the cookie begins with that a browser gets for the token. The rest is of the token: two monitors on
+#: one host share its cookies, whatever their ports, as through tunnels to both.
 COOKIE: Final = "headrace_monitor"
 #: Seconds that a browser stays signed in.
 SIGNED_IN_SECONDS: Final = 30 * 86_400
@@ -154,11 +155,17 @@ class Guard:
         # Browsers send the cookies of all that runs on this host, whatever the port. SimpleCookie would drop ours for
         # the sake of another that it can't read.
         cookies = cookie_parser("; ".join(headers.getlist("cookie")))
-        return _equal(cookies.get(COOKIE, ""), self._cookie())
+        return _equal(cookies.get(self._cookie_name(), ""), self._cookie())
 
     def _cookie(self) -> str:
         """What a browser keeps: made from the token, and not to be turned back into it."""
-        return hmac.new((self._token or "").encode(), b"headrace monitor cookie", hashlib.sha256).hexdigest()
+        return self._made_of_token(b"headrace monitor cookie")
+
+    def _cookie_name(self) -> str:
+        return f"{COOKIE}_{self._made_of_token(b'headrace monitor cookie name')[:16]}"
+
+    def _made_of_token(self, what: bytes) -> str:
+        return hmac.new((self._token or "").encode(), what, hashlib.sha256).hexdigest()
 
     async def _login(self, scope: Scope, receive: Receive, send: Send) -> None:
         response: Response
@@ -173,7 +180,7 @@ class Guard:
             if _equal("".join(form.get("token", [])).strip(), self._token):
                 response = RedirectResponse("/", 303, headers=_login_headers())
                 response.set_cookie(
-                    COOKIE,
+                    self._cookie_name(),
                     self._cookie(),
                     max_age=SIGNED_IN_SECONDS,
                     httponly=True,
