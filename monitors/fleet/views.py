@@ -28,15 +28,21 @@ State = Literal["no-data", "stale", "critical", "warning", "ok"]
 _WORST_FIRST: Final[Sequence[Severity]] = ("critical", "warning", "info")
 
 
+def is_silent(pipeline: PipelineState, now: float) -> bool:
+    """Whether there were statuses, and there is none lately."""
+    arrived_at = max((item.arrived_at for item in pipeline.partitions.values()), default=now)
+    return now - arrived_at > pipeline.facts.fresh_seconds
+
+
 def state_of(pipeline: PipelineState, now: float) -> State:
     """How a pipeline is, in a word: the worst that is known."""
-    if not pipeline.partitions:
-        return "no-data"
-    if now - max(item.arrived_at for item in pipeline.partitions.values()) > pipeline.facts.fresh_seconds:
-        return "stale"
     severities = {seen.severity for seen in pipeline.open.values()}
     if "critical" in severities:
         return "critical"
+    if not pipeline.partitions:
+        return "no-data"
+    if is_silent(pipeline, now):
+        return "stale"
     return "warning" if "warning" in severities else "ok"
 
 

@@ -71,9 +71,9 @@ def state_badge(word: str) -> dict[str, str]:
     return _STATES[word]
 
 
-def is_old(word: str) -> bool:
-    """Whether the figures are of some time ago."""
-    return word in ("stale", "away", "connecting")
+def is_old(pipeline: PipelineState, word: str, now: float) -> bool:
+    """Whether the figures are of some time ago, however the pipeline stands besides."""
+    return word in ("away", "connecting") or views.is_silent(pipeline, now)
 
 
 def live(site: Site, names: Sequence[str], now: float) -> dict[str, str]:
@@ -83,7 +83,7 @@ def live(site: Site, names: Sequence[str], now: float) -> dict[str, str]:
         return {"text": "Kafka can't be read", "tone": "bad", "icon": "away"}
     if any(feed.state == "loading" for feed in feeds):
         return {"text": "reading history", "tone": "calm", "icon": "stale"}
-    if any(standing(site.fleet.pipelines[name], site.feeds[name], now) == "stale" for name in names):
+    if any(views.is_silent(site.fleet.pipelines[name], now) for name in names):
         return {"text": "no news", "tone": "warn", "icon": "stale"}
     return {"text": "live", "tone": "good", "icon": "ok"}
 
@@ -198,7 +198,7 @@ def _feed_banner(pipeline: PipelineState, feed: Feed) -> list[dict[str, Any]]:
 
 
 def _silence_banner(pipeline: PipelineState, feed: Feed, now: float) -> list[dict[str, Any]]:
-    if feed.state != "live" or views.state_of(pipeline, now) != "stale":
+    if feed.state != "live" or not views.is_silent(pipeline, now):
         return []
     last = max(item.arrived_at for item in pipeline.partitions.values())
     return [
@@ -279,7 +279,7 @@ def _row(pipeline: PipelineState, word: str, now: float, remembered: Remembered)
         "pipeline": facts.name,
         "href": href(facts.name),
         "state": _STATES[word],
-        "old": is_old(word),
+        "old": is_old(pipeline, word, now),
         "about": f"{facts.task}, {plain(facts.learner, 80)}",
         "quality": quality_figure(pipeline, summary),
         "spark": charts.spark(
@@ -438,7 +438,7 @@ def head(pipeline: PipelineState, feed: Feed, now: float, remembered: Remembered
         ),
         "seen": max((item.arrived_at for item in pipeline.partitions.values()), default=None),
         "tiles": tiles,
-        "old": is_old(word),
+        "old": is_old(pipeline, word, now),
     }
 
 

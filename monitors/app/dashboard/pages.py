@@ -245,9 +245,8 @@ class PipelinePage(Page):
         feed = self.site.feeds[pipeline.facts.name]
         word = frame.standing(pipeline, feed, now)
         self.head.show(**frame.head(pipeline, feed, now, self.remembered))
-        self.main.classes(
-            add="hr-stale" if frame.is_old(word) else "", remove="" if frame.is_old(word) else "hr-stale"
-        )
+        is_old = frame.is_old(pipeline, word, now)
+        self.main.classes(add="hr-stale" if is_old else "", remove="" if is_old else "hr-stale")
         self.tabs.show(tabs=panels.tabs(pipeline), value=view.tab)
         self.panel.props(f"aria-labelledby=tab-{view.tab}")
         something = bool(pipeline.partitions or pipeline.alerts)

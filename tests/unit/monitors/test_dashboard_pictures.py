@@ -806,3 +806,27 @@ def test_of_partitions_without_a_worker_lag_is_as_of_their_last_status_and_nothi
     assert (summary["partitions"], summary["silent"]) == (2, 1)
     assert frame.lag_figure(summary)["sub"] == "as of the last status"
     assert [row["cells"]["rate"]["text"] for row in rows] == ["50", "0"]
+
+
+def test_a_pipeline_whose_workers_are_gone_is_critical_and_its_figures_are_old() -> None:
+    case = Case()
+    case.put(STATUS, time=NOW - 600.0)
+    row, live = frame.overview(case.site, NOW, Remembered())["rows"][0], frame.live(case.site, ["fraud"], NOW)
+    assert (row["state"]["text"], row["old"], live["text"]) == ("Silent", True, "no news")
+
+    case.put(INCIDENT, incident="worker-gone", severity="critical")
+
+    row, live = frame.overview(case.site, NOW, Remembered())["rows"][0], frame.live(case.site, ["fraud"], NOW)
+    assert (row["state"]["text"], row["old"], live["text"]) == ("Critical", True, "no news")
+    head = frame.head(case.pipeline, case.feeds["fraud"], NOW, Remembered())
+    assert (head["state"]["text"], head["old"]) == ("Critical", True)
+    assert [item["word"] for item in frame.banners(case.site, NOW, page="fraud")] == ["Critical", "Silent"]
+
+
+def test_a_critical_incident_is_critical_though_no_status_is_known_any_more() -> None:
+    case = Case()
+    assert views.state_of(case.pipeline, NOW) == "no-data"
+
+    case.put(INCIDENT, incident="worker-gone", severity="critical")
+
+    assert views.state_of(case.pipeline, NOW) == "critical"
