@@ -107,19 +107,21 @@ export const Spark = {
     if (known.length < 2) return svg(this.marks.length ? [h("path", { class: "hr-spark-none", d: "M0 29H100" }), ...ticks()] : []);
     const low = Math.min(...known), high = Math.max(...known), span = Math.max(high - low, 0.02 * Math.abs(high)) || 1;
     const y = (v) => 27 - (24 * (v - low)) / span;
-    let line = "", area = "", pen = false, first = 0, last = 0;
+    let line = "", area = "", pen = false, last = "";
+    const close = () => (area += pen ? `L${last} 30Z` : "");
     this.times.forEach((t, i) => {
-      const v = this.values[i];
+      const v = this.values[i], at = x(t).toFixed(2);
       if (v === null) {
+        close();
         pen = false;
         return;
       }
-      if (!line) first = x(t);
-      line += `${pen ? "L" : "M"}${x(t).toFixed(2)} ${y(v).toFixed(2)}`;
-      last = x(t);
+      line += `${pen ? "L" : "M"}${at} ${y(v).toFixed(2)}`;
+      area += `${pen ? "L" : `M${at} 30L`}${at} ${y(v).toFixed(2)}`;
+      last = at;
       pen = true;
     });
-    area = line.replace(/(?!^)M/g, "L") + `L${last.toFixed(2)} 30L${first.toFixed(2)} 30Z`;
+    close();
     return svg([h("path", { class: "hr-spark-area", d: area }), ...ticks(), h("path", { class: "hr-spark-line", d: line })]);
   },
 };
