@@ -193,7 +193,7 @@ def test_more_partitions_under_a_running_worker_stop_it_before_it_predicts_for_k
         wait_until(lambda: len(case.read("events")) == 2, "there are two partitions")
         case.send(labelled(number, number % 2) for number in range(20, 30))
 
-        assert_refused(worker, case.topic("events"), "has 2 now", "headrace rebuild", seconds=30)
+        assert_refused(worker, case.topic("events"), "has 2 now", "headrace rebuild")
         assert case.count("predictions") == 20
 
 
@@ -285,7 +285,7 @@ def test_a_refused_permission_is_said_as_one(kafka_installed: None, tmp_path: Pa
 
 def allow(case: KafkaCase, user: str, kind: str, prefix: str, operations: list[str]) -> None:
     """Let a user do something with all that begins like this."""
-    from kafka.admin import (  # type: ignore[import-untyped]
+    from kafka.admin import (
         ACL,
         ACLOperation,
         ACLPermissionType,
