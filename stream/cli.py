@@ -1331,6 +1331,30 @@ def require_our_packages() -> None:
             )
 
 
+def require_pinned_river(error: Exception) -> None:
+    """Refuse with a sentence if an error came of importing us beside another River than the one we are made for.
+
+    Raises:
+        EnvironmentRefused: It did; names both versions.
+    """
+    import traceback  # noqa: PLC0415
+    from importlib.metadata import PackageNotFoundError, requires, version  # noqa: PLC0415
+
+    if all(frame.name != "<module>" for frame in traceback.extract_tb(error.__traceback__)):
+        return
+    try:
+        pins, found = requires("headrace") or (), version("river")
+    except PackageNotFoundError:
+        return
+    pinned = [pin.removeprefix("river==") for pin in pins if pin.startswith("river==")]
+    if pinned and found != pinned[0]:
+        raise EnvironmentRefused(
+            f"River {found} is installed, and this version of Headrace is made for {pinned[0]}: it can't "
+            f"be imported ({in_a_line(error)}). Put that River back, or install the Headrace that goes with this one, "
+            "and then: headrace rebuild. The state that is there stays as it is."
+        ) from error
+
+
 def report_bug(error: Exception) -> str:
     """Show where an unexpected error comes from, through the log if there is one; returns the last line."""
     import traceback  # noqa: PLC0415
@@ -1360,6 +1384,11 @@ def main() -> None:
         typer.echo("headrace: out of memory. Give the process more, and start it again.", err=True)
         sys.exit(ResourcesExhausted.exit_code)
     except Exception as error:
+        try:
+            require_pinned_river(error)
+        except EnvironmentRefused as refused:
+            typer.echo(f"headrace: {refused}", err=True)
+            sys.exit(refused.exit_code)
         typer.echo(f"headrace: {report_bug(error)}", err=True)
         sys.exit(HeadraceError.exit_code)
 

@@ -76,6 +76,31 @@ def test_the_traceback_of_a_bug_goes_through_the_log_where_there_is_one(
     assert last.startswith("headrace: stopped by an error that is a bug: LookupError: a bug. ")
 
 
+def test_a_river_that_can_not_even_be_imported_is_refused_with_both_versions(tmp_path: Path) -> None:
+    (tmp_path / "river").mkdir()
+    (tmp_path / "river" / "__init__.py").write_text("")
+    (tmp_path / "river-0.1.0.dist-info").mkdir()
+    (tmp_path / "river-0.1.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: river\nVersion: 0.1.0\n"
+    )
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+
+    ended = subprocess.run(
+        [sys.executable, "-P", "-m", "stream.cli", "catalog"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ended.returncode == 3, ended.stderr
+    assert ended.stderr.startswith(
+        "headrace: River 0.1.0 is installed, and this version of Headrace is made for "
+    )
+    assert "ImportError" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
 def test_no_memory_is_not_called_a_bug(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
