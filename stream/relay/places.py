@@ -36,6 +36,8 @@ class RelayMetadata(BaseModel):
     writer: str
     #: Whether a merge of the history is under way, or was interrupted.
     merging: bool = False
+    #: How many partitions the source topic had when the relay began with it; None: it did not say so yet.
+    partitions: int | None = None
 
     def encode(self) -> str:
         """As the string that goes into the commit."""
@@ -56,6 +58,18 @@ def metadata_of(text: str) -> RelayMetadata | None:
     except ValidationError:
         return None
     return found if found.format == FORMAT else None
+
+
+def partitions_at_first(commits: Mapping[Place, Committed], topic: str, topic_id: str) -> int | None:
+    """How many partitions a source topic had when the relay began with it, by what is committed; None: not known.
+
+    A partition beyond that is a new one: all that is in it came since.
+    """
+    for place, committed in commits.items():
+        metadata = metadata_of(committed.metadata) if place.topic == topic else None
+        if metadata is not None and metadata.topic_id == topic_id and metadata.partitions is not None:
+            return metadata.partitions
+    return None
 
 
 def group_of(settings: Settings) -> str:
@@ -145,8 +159,11 @@ def choose_beginning(
     at: Callable[[datetime], int],
     relayed: int | None,
     lost: Lost | None,
+    is_added: bool = False,
 ) -> int:
     """Where the relay goes on in a partition: where it stopped, or for the first time where the settings say.
+
+    A partition that was added to its topic since the relay began is relayed whole.
 
     Args:
         settings: The pipeline's settings.
@@ -159,6 +176,7 @@ def choose_beginning(
         at: The first offset of a time or a later one.
         relayed: The last offset of it that was found in the events topic, if nothing is committed; or `UNTOLD`.
         lost: Where to go on if its place is lost.
+        is_added: Whether it was added to its topic since the relay began with that.
 
     Raises:
         EnvironmentRefused: Its place is lost, and it was not said where to go on; or a merge was interrupted.
@@ -167,6 +185,8 @@ def choose_beginning(
     metadata = None if committed is None else metadata_of(committed.metadata)
     why = ""
     if committed is None:
+        if is_added and relayed in (None, UNTOLD):
+            return first
         if relayed is None:
             start = settings.topics.start
             return first if start == "earliest" else end if start == "latest" else at(start)

@@ -22,7 +22,14 @@ from stream.patience import RETRY_PAUSE, Fencings, StoppedWaiting, until_answere
 from stream.records import Headers
 from stream.relay.headers import relay_headers
 from stream.relay.log import Place, RelayLog, SourceRecord
-from stream.relay.places import Lost, RelayMetadata, choose_beginning, group_of, target
+from stream.relay.places import (
+    Lost,
+    RelayMetadata,
+    choose_beginning,
+    group_of,
+    partitions_at_first,
+    target,
+)
 from stream.settings import Settings
 
 log = structlog.get_logger()
@@ -214,12 +221,13 @@ class Relay:
         places = list(self._waiting)
         try:
             found = self._log.committed(places)
+            others = found if len(found) == len(places) else self._log.all_committed()
             new = [place for place in places if place not in found or self._lost == "relayed"]
             relayed = self._log.last_relayed(new) if new else {}
             begun: dict[Place, Owned] = {}
             claims: dict[Place, Committed] = {}
             for place in places:
-                owned = self._beginning(place, found.get(place), relayed.get(place))
+                owned = self._beginning(place, found.get(place), relayed.get(place), others)
                 begun[place] = owned
                 if found.get(place) != (owned.next_offset, owned.metadata):
                     # Before anything is written: should this relay die then, its successor must know whom to fence.
@@ -236,8 +244,16 @@ class Relay:
         self._waiting.clear()
         log.info("relay begins", partitions={str(place): owned.next_offset for place, owned in begun.items()})
 
-    def _beginning(self, place: Place, committed: Committed | None, relayed: int | None) -> Owned:
+    def _beginning(
+        self,
+        place: Place,
+        committed: Committed | None,
+        relayed: int | None,
+        others: Mapping[Place, Committed],
+    ) -> Owned:
         log_ = self._log
+        topic_id = log_.topic_ids[place.topic]
+        partitions = partitions_at_first(others, place.topic, topic_id)
         to = target(place.partition, log_.events_partitions)
         if to >= log_.events_partitions:
             raise EnvironmentRefused(
@@ -249,16 +265,20 @@ class Relay:
             self._settings,
             place,
             committed,
-            topic_id=log_.topic_ids[place.topic],
+            topic_id=topic_id,
             events_id=log_.events_id,
             first=first,
             end=end,
             at=lambda moment: log_.offset_at(place, int(moment.timestamp() * 1_000)),
             relayed=relayed,
             lost=self._lost,
+            is_added=partitions is not None and place.partition >= partitions,
         )
         metadata = RelayMetadata(
-            topic_id=log_.topic_ids[place.topic], events_id=log_.events_id, writer=log_.writer
+            topic_id=topic_id,
+            events_id=log_.events_id,
+            writer=log_.writer,
+            partitions=log_.partitions[place.topic] if partitions is None else partitions,
         )
         return Owned(to, self._kinds[place.topic], next_offset, next_offset, metadata.encode())
 

@@ -217,6 +217,7 @@ class Merge:
                     events_id=log.events_id,
                     writer=log.writer,
                     merging=merging,
+                    partitions=log.partitions[place.topic],
                 ).encode(),
             )
             for place in places

@@ -40,6 +40,14 @@ def test_a_new_relay_begins_where_the_settings_say(start: Any, offset: int) -> N
     assert beginning(sections={"topics": {"events": "log", "start": start}}) == offset
 
 
+@pytest.mark.parametrize("relayed", [None, UNTOLD])
+def test_a_partition_that_was_added_begins_with_its_first_record(relayed: Any) -> None:
+    sections = {"topics": {"events": "log", "start": "latest"}}
+    assert beginning(is_added=True, relayed=relayed, sections=sections) == 10
+    with pytest.raises(EnvironmentRefused, match="the last from offset 41"):
+        beginning(is_added=True, relayed=41, sections=sections)
+
+
 @pytest.mark.parametrize("offset", [10, 50, 90])
 def test_it_goes_on_where_it_stopped_wherever_a_new_one_would_begin(offset: int) -> None:
     assert beginning(commit(offset), lost="latest") == offset

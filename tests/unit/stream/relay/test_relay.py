@@ -11,6 +11,7 @@ from stream.records import Headers
 from stream.relay.log import Place, SourceRecord
 from stream.relay.places import RelayMetadata
 from stream.relay.relay import MOST_BYTES, PAUSE, Relay
+from stream.settings import Settings
 from tests.unit.stream.relay.memory import Clock, Died, Fault, Logs, MemoryRelay, relay_settings
 
 A0, A1, L0 = Place("a", 0), Place("a", 1), Place("labels", 0)
@@ -25,7 +26,12 @@ def logs(events_partitions: int = 1) -> Logs:
 
 
 def relay(
-    logs: Logs, *, writer: str = "p.relay-test-0", stop: int | None = None, **arguments: Any
+    logs: Logs,
+    *,
+    writer: str = "p.relay-test-0",
+    stop: int | None = None,
+    settings: Settings | None = None,
+    **arguments: Any,
 ) -> MemoryRelay:
     """Run a relay to the end; `stop` looks at `should_stop` later it is told to end instead."""
     log, clock = MemoryRelay(logs, writer), Clock()
@@ -39,7 +45,7 @@ def relay(
     try:
         Relay(
             log,
-            relay_settings(),
+            settings or relay_settings(),
             stop_at_end=stop is None,
             should_stop=should_stop,
             clock=clock,
@@ -302,6 +308,28 @@ def test_at_a_low_rate_it_waits_between_transactions_and_never_inside_one() -> N
 def committed(offset: int, **fields: Any) -> Committed:
     known = {"topic_id": "a-id", "events_id": "events-id", "writer": "w"} | fields
     return Committed(offset, RelayMetadata(**known).encode())
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_partition_that_is_added_to_a_source_is_relayed_whole_wherever_a_new_relay_would_begin(
+    restarted: bool,
+) -> None:
+    """What was written to it until the relay has seen it came after the pipeline's beginning."""
+    latest = relay_settings(topics={"events": "log", "start": "latest"})
+    found = logs()
+    relay(found, settings=latest)
+    assert found.values() == [[]]
+    if restarted:  # and what it commits says so still
+        relay(found, settings=latest, writer="p.relay-other-0")
+
+    added = Place("a", 2)
+    found.sources[added] = []
+    found.add(added, 0, 1, 2)
+    found.partitions["a"] = 3
+    found.add(A0, 20)
+    relay(found, settings=latest)
+
+    assert sorted(found.values()[0]) == sorted([b"a[0]@20", *expected(found, added)])  # type: ignore[type-var]
 
 
 def test_what_is_lost_is_said_and_not_relayed_twice() -> None:
