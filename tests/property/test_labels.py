@@ -39,9 +39,15 @@ POLICIES = st.fixed_dictionaries(
 
 
 class Adder(base.Classifier):
-    """Predicts by what it has learned, and remembers it: another order of labels gives other predictions."""
+    """Predicts by what it has learned, and remembers it: another order of labels gives other predictions.
 
-    def __init__(self) -> None:
+    Args:
+        fails: Which of its tries to learn fail, counted from 1.
+    """
+
+    def __init__(self, fails: frozenset[int] = frozenset()) -> None:
+        self.fails = fails
+        self.tries = 0
         self.pairs: list[tuple[float, bool]] = []
         self.total = 0.0
 
@@ -50,6 +56,9 @@ class Adder(base.Classifier):
         return {False: 1.0 - p, True: p}
 
     def learn_one(self, x: X, y: Any) -> None:
+        self.tries += 1
+        if self.tries in self.fails:
+            raise ValueError("not now")
         self.pairs.append((x["f"], y))
         self.total = self.total * 0.5 + x["f"] * (0.3 if y else 0.7)
 
@@ -68,15 +77,16 @@ class Step(NamedTuple):
 class Model:
     """What should come out, the slow way."""
 
-    def __init__(self, policy: dict[str, Any], window: int, duplicates: str) -> None:
+    def __init__(self, policy: dict[str, Any], window: int, duplicates: str, fails: frozenset[int]) -> None:
         self.policy = policy
         self.window, self.duplicates = window, duplicates
-        self.learner = Adder()
+        self.learner = Adder(fails)
         self.clock = float("-inf")
         #: Each waits: (time, id, offset, features, probabilities).
         self.waiting: list[tuple[float, str, int, X, dict[bool, float]]] = []
-        #: Each has left: (id, its label or None, whether it expired, features); the newest last.
-        self.left: list[tuple[str, bool | None, bool, X]] = []
+        #: Each has left: (id, its label or None, whether it expired, features, whether the label is still to be
+        #: learned); the newest last.
+        self.left: list[tuple[str, bool | None, bool, X, bool]] = []
         #: Labels that wait: (time, id, label).
         self.labels: list[tuple[float, str, bool]] = []
         #: Events seen: (id, offset, label in it, probabilities).
@@ -91,13 +101,20 @@ class Model:
         self.counts[state] += 1
         self.states.append((state, key, y))
 
-    def learn(self, x: X, y: bool, proba: dict[bool, float]) -> None:
-        self.scored.append((proba[True], y))
-        self.learner.learn_one(x, y)
+    def learn(self, x: X, y: bool, proba: dict[bool, float] | None) -> bool:
+        """Whether it could be learned; scored with the probabilities, unless it was before."""
+        if proba is not None:
+            self.scored.append((proba[True], y))
+        try:
+            self.learner.learn_one(x, y)
+        except ValueError:
+            self.counts["failed"] += 1
+            return False
+        return True
 
-    def leave(self, key: str, y: bool | None, expired: bool, x: X) -> None:
+    def leave(self, key: str, y: bool | None, expired: bool, x: X, learned: bool = True) -> None:
         self.left = [item for item in self.left if item[0] != key]
-        self.left.append((key, y, expired, x))
+        self.left.append((key, y, expired, x, not learned))
         self.left = self.left[-self.policy["remember"] :] if self.policy["remember"] else []
 
     def expire(self, item: tuple[float, str, int, X, dict[bool, float]]) -> None:
@@ -108,6 +125,11 @@ class Model:
             self.learn(x, y, proba)
         self.leave(key, y, True, x)
         self.tell("expired", key, y)
+
+    def try_again(self, closed: Any) -> None:
+        """Its label or its question has come again."""
+        if closed is not None and closed[4] and self.learn(closed[3], closed[1], None):
+            self.leave(*closed[:4])
 
     def give_up(self, label: tuple[float, str, bool]) -> None:
         self.labels.remove(label)
@@ -142,8 +164,10 @@ class Model:
             first, proba = (seen[1], seen[3]) if seen is not None else (question[2], question[4])  # type: ignore[index]
             if self.duplicates != "drop":
                 self.predicted.append((offset, proba[True], first if self.duplicates == "mark" else None))
-            if kind == "labelled" and seen is not None:
-                known = closed if closed is not None else (key, seen[2], False, None)
+            if kind == "question" or seen is None:
+                self.try_again(closed)
+            else:
+                known = closed if closed is not None else (key, seen[2], False, None, False)
                 if y != known[1]:
                     self.counts["came"] += 1
                     self.differ(key, y, known[3])
@@ -179,9 +203,11 @@ class Model:
             self.waiting.append((time, key, offset, x, proba))
             return
         self.counts["asked"] += kind == "question"
-        if early is not None or policy["conflict"] == "correct":
-            self.leave(key, y, False, x)
-        self.learn(x, y, proba)
+        learned = self.learn(x, y, proba)
+        if kind == "question" or (learned and (early is not None or policy["conflict"] == "correct")):
+            self.leave(key, y, False, x, learned)
+        elif not learned and self.window:
+            self.seen.pop()
         self.states.append(("joined", key, y))
         if other is not None:
             self.tell(*other)
@@ -193,14 +219,14 @@ class Model:
         waiting = next((label for label in self.labels if label[1] == key), None)
         if question is not None:
             self.waiting.remove(question)
-            self.leave(key, y, False, question[3])
-            self.learn(question[3], y, question[4])
+            self.leave(key, y, False, question[3], self.learn(question[3], y, question[4]))
             self.counts["answered"] += 1
             self.states.append(("joined", key, y))
         elif closed is not None and closed[2]:
             self.tell("late", key, y)
         elif closed is not None:
             if y == closed[1]:
+                self.try_again(closed)
                 self.tell("duplicate", key, y)
             else:
                 self.differ(key, y, closed[3])
@@ -229,8 +255,7 @@ class Model:
         if x is None or self.policy["conflict"] == "first":
             self.states.append(("conflicting", key, y))
             return
-        self.learner.learn_one(x, y)
-        self.leave(key, y, False, x)
+        self.leave(key, y, False, x, self.learn(x, y, None))
         self.tell("corrected", key, y)
 
 
@@ -263,6 +288,7 @@ def crashed(pipeline: Pipeline, new: Pipeline) -> Pipeline:
     policy=POLICIES,
     window=st.sampled_from([0, 2, 1000]),
     duplicates=st.sampled_from(["mark", "repeat", "drop"]),
+    fails=st.frozensets(st.integers(1, 30), max_size=12),
 )
 @settings(max_examples=400)
 def test_labels_are_what_a_naive_model_says(
@@ -270,11 +296,12 @@ def test_labels_are_what_a_naive_model_says(
     policy: dict[str, Any],
     window: int,
     duplicates: str,
+    fails: frozenset[int],
 ) -> None:
     """Predictions, what is learned in which order, scores, outcomes and counters; with a restart here and there."""
     configured = settings_of(policy, window, duplicates)
-    model = Model(policy, window, duplicates)
-    pipeline = new_pipeline(configured, Adder())
+    model = Model(policy, window, duplicates, fails)
+    pipeline = new_pipeline(configured, Adder(fails))
     outputs: list[Output] = []
     time = 1_000.0
     for offset, (kind, event_id, seconds, y, crash) in enumerate(steps):
@@ -285,14 +312,15 @@ def test_labels_are_what_a_naive_model_says(
         if crash == 0:
             pipeline = crashed(pipeline, new_pipeline(configured, Adder()))
 
-    found = [(item.to, orjson.loads(item.value or b"")) for item in outputs]
+    found = [(item.to, orjson.loads(item.value or b"null")) for item in outputs]
     predictions = [item for to, item in found if to == "predictions"]
     assert [
         (item["offset"], item["scores"]["true"], item.get("duplicate_of")) for item in predictions
     ] == model.predicted
     outcomes = [item for to, item in found if to == "outcomes"]
     assert [(item["state"], str(item["id"]), item["label"]) for item in outcomes] == model.states
-    assert len(found) == len(predictions) + len(outcomes)
+    assert len(found) == len(predictions) + len(outcomes) + model.counts["failed"]
+    assert pipeline.state.dead_letters_by_stage["learn"] == model.counts["failed"]
     estimator: Any = pipeline.state.learner.estimator
     assert estimator.pairs == model.learner.pairs
     assert pipeline.state.prequential.scored == len(model.scored)
