@@ -20,7 +20,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from monitors.app.api import add_api
-from monitors.app.config import MonitorConfig
+from monitors.app.config import RECONNECT_SECONDS, MonitorConfig
 from monitors.app.feed import PipelineReader
 from monitors.app.relay import RelayReader
 from monitors.app.site import DeadLetter, Feed, Site
@@ -225,6 +225,7 @@ class Monitor:
             title="Headrace",
             dark=None,
             language="en-US",
+            reconnect_timeout=RECONNECT_SECONDS,
             tailwind=False,
             show_welcome_message=False,
         )

@@ -11,6 +11,9 @@ from typing import Any, Final
 from monitors.fleet import Bounds, PipelineFacts
 from monitors.notify import ChannelConfig
 
+#: Seconds for which a page may lose its connection, by a stall of this machine or by the network, and go on as it is.
+#: After that it is loaded anew, and what its viewer has just pressed is forgotten.
+RECONNECT_SECONDS: Final = 10.0
 #: Shortest token: 128 bits as hexadecimal digits are 32, as URL-safe base64 22.
 MIN_TOKEN: Final = 22
 #: What a token may be made of, so that it goes through headers and forms as it is.

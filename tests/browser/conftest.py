@@ -24,7 +24,7 @@ from playwright.sync_api import (
 from playwright.sync_api import TimeoutError as NotInTime
 
 from tests.conftest import skip_on_a_laptop
-from tests.support import ROOT
+from tests.support import ROOT, wait_until
 
 SHOTS: Final = ROOT / "build" / "browser"
 FLAGS: Final = (
@@ -107,9 +107,16 @@ class Viewer:
         return self.page
 
     def tab(self, name: str) -> None:
-        """Press a tab, and wait until its panel is there."""
-        self.page.get_by_role("tab", name=name).click()
-        expect(self.page.get_by_role("tab", name=name)).to_have_attribute("aria-selected", "true")
+        """Press a tab, and wait until its panel is there; again, if the page was loaded anew and forgot it."""
+        tab = self.page.get_by_role("tab", name=name)
+
+        def is_chosen() -> bool:
+            tab.click()
+            with contextlib.suppress(AssertionError):
+                expect(tab).to_have_attribute("aria-selected", "true", timeout=20_000)
+            return tab.get_attribute("aria-selected") == "true"
+
+        wait_until(is_chosen, f"the tab {name} is chosen")
 
     def fits(self) -> None:
         """Nothing sticks out to the side, once all is in its place."""

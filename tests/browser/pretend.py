@@ -23,7 +23,7 @@ from fastapi import FastAPI
 from nicegui import ui
 
 from monitors import Alert, Incident, SnapshotFacts, Status, delay_histogram
-from monitors.app.config import MonitorConfig
+from monitors.app.config import RECONNECT_SECONDS, MonitorConfig
 from monitors.app.dashboard import build
 from monitors.app.site import DeadLetter, Feed, Site, Unavailable
 from monitors.app.web import Guard
@@ -455,7 +455,13 @@ async def serve(port: int, names: Sequence[str], token: str | None) -> None:
     app = FastAPI()
     build(site)
     ui.run_with(
-        app, title="Headrace", dark=None, language="en-US", tailwind=False, show_welcome_message=False
+        app,
+        title="Headrace",
+        dark=None,
+        language="en-US",
+        reconnect_timeout=RECONNECT_SECONDS,
+        tailwind=False,
+        show_welcome_message=False,
     )
     guarded = Guard(app, MonitorConfig(pipelines=[], token=token))
     listening = socket.create_server(("127.0.0.1", port))
