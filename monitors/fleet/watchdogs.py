@@ -135,9 +135,9 @@ class Watchdog(Enum):
         name="worker-gone",
         severity="critical",
         bound="worker_seconds",
-        meaning="A partition that had a worker has sent no status for so long: its worker has died, hangs, or was "
-        "stopped, and no other has taken over. A pipeline of which nothing was ever heard is not told of: it has not "
-        "been started, which is no fault.",
+        meaning="A partition that had a worker has sent no status for so long: its worker has died, hangs, was "
+        "stopped, or waits for the snapshot store, and no other has taken over. A pipeline of which nothing was ever "
+        "heard is not told of: it has not been started, which is no fault.",
         over="A status has come.",
         remedy="Start a worker: `headrace run SETTINGS`. The last line on standard error of the one that ended says "
         "why. One that still runs hangs in the learner, on the disk or on the broker: `/healthz` says more. For a "
@@ -303,6 +303,8 @@ class _View:
     now: float
     #: What the coverage was before it fell, while that is open, as far as it is known.
     reference: float | None
+    #: Names of the incidents of its workers that are open.
+    told: Sequence[str] = ()
 
     @property
     def status(self) -> Status:
@@ -504,7 +506,14 @@ class Watchdogs:
                     if before is not None:  # another monitor opened it, which knew what it had been
                         self._references[key] = before
                 reference = self._references.get(key)
-                view = _View(bounds=self._bounds, facts=facts, item=item, now=now, reference=reference)
+                view = _View(
+                    bounds=self._bounds,
+                    facts=facts,
+                    item=item,
+                    now=now,
+                    reference=reference,
+                    told=_told_by_workers(pipeline, partition) if spec.name == _GONE else (),
+                )
                 verdict = judge(view)
                 if verdict.holds and reference is None and spec.name == _COVERAGE:
                     # Later the hour before would be one of low coverage.
@@ -531,6 +540,14 @@ class Watchdogs:
         return 0.0 if opens and spec.looks_back else SETTLED_SECONDS
 
 
+def _told_by_workers(pipeline: PipelineState, partition: int) -> Sequence[str]:
+    return sorted(
+        name
+        for (of, name), seen in pipeline.open.items()
+        if of == partition and isinstance(seen.alert, Incident) and seen.alert.worker != WORKER
+    )
+
+
 # --- Judges ----------------------------------------------------------------------------------------------
 
 
@@ -543,7 +560,10 @@ def _worker_gone(view: _View) -> Verdict:
     return Verdict(
         True,
         f"no status for {_time(silent)} (expected one within {_time(most)}), the last from worker {worker}",
-        f"Its last line on standard error says why. Start one: headrace run {view.settings}",
+        # One that waits for the snapshot store lives and sends none.
+        f"A worker may live and wait: see {_short(', '.join(view.told))}. If none runs: headrace run {view.settings}"
+        if view.told
+        else f"Its last line on standard error says why. Start one: headrace run {view.settings}",
     )
 
 

@@ -1002,3 +1002,15 @@ def test_an_incident_of_a_partition_without_a_worker_stays_open() -> None:
     scene.deliver(replace(INCIDENT, partition=0, time=scene.now))
 
     assert scene.run(300, silent=(0,)) == []
+
+
+def test_a_worker_that_waits_for_the_snapshot_store_is_not_called_dead() -> None:
+    """It sends no status of a partition that it could not restore."""
+    scene = Scene()
+    scene.run(100)
+    scene.deliver(replace(INCIDENT, incident="snapshot-store-away", partition=0, time=scene.now))
+
+    assert scene.run(120, silent=(0,)) == ["+60 worker-gone 0 open"]
+    assert scene.said[-1].text.endswith(
+        "A worker may live and wait: see snapshot-store-away. If none runs: headrace run fraud.toml"
+    )
