@@ -460,7 +460,10 @@ class Watchdogs:
             opened = seen.alert
             if item is None or not isinstance(opened, Incident) or key in self._said:
                 continue
-            if opened.worker == WORKER or key[1] in _NAMES:
+            is_relays = opened.worker.startswith(
+                f"{pipeline.facts.name}.relay-"
+            )  # which writes no such status
+            if opened.worker == WORKER or key[1] in _NAMES or is_relays:
                 continue
             status, fresh = item.status, now - item.arrived_at <= pipeline.facts.fresh_seconds
             told = status.incidents

@@ -996,6 +996,14 @@ def test_an_incident_of_a_worker_stays_open(fields: dict[str, Any]) -> None:
     assert (0, INCIDENT.incident) in scene.pipeline.open
 
 
+def test_an_incident_of_a_relay_is_the_relay_s_to_close() -> None:
+    scene = Scene()
+    scene.run(100, incidents=[])
+    scene.deliver(replace(INCIDENT, worker="fraud.relay-host-0", time=scene.now))
+
+    assert scene.run(300, incidents=[]) == []
+
+
 def test_an_incident_of_a_partition_without_a_worker_stays_open() -> None:
     scene = Scene(Bounds(worker_seconds=0))
     scene.run(100, incidents=[])
