@@ -1248,11 +1248,11 @@ def reset(
     settings = load(settings_file)
     with Cluster(settings) as cluster:
         prepared = Reset(cluster, settings, None if start is None else start_of(start))
-        if not as_json:
+        if not (as_json and yes):
             for loss in prepared.losses:
-                typer.echo(str(loss))
+                typer.echo(str(loss), err=as_json)
         if not yes:
-            confirm(f"Throw the state of {settings.name} away?")
+            confirm(f"Throw the state of {settings.name} away?", err=as_json)
         prepared.do()
     if as_json:
         print_json([loss.to_dict() for loss in prepared.losses])
@@ -1260,13 +1260,13 @@ def reset(
         typer.echo(f"Done. The next worker begins anew: headrace run {settings_file}")
 
 
-def confirm(question: str) -> None:
+def confirm(question: str, *, err: bool) -> None:
     """Ask on the terminal; without one, or without a yes, refuse."""
     if not sys.stdin.isatty():
         raise typer.BadParameter(
             "there is no terminal to ask on; --yes does it without asking. Nothing was changed."
         )
-    if not typer.confirm(question):
+    if not typer.confirm(question, err=err):
         raise typer.Exit(1)
 
 

@@ -10,6 +10,7 @@ from typing import Literal, cast, get_args
 from stream.build import open_keeper
 from stream.errors import EnvironmentRefused, SnapshotError
 from stream.settings import Settings
+from stream.tools.check import has_outputs
 from stream.tools.cluster import Cluster
 from stream.tools.group import (
     commit_of,
@@ -20,6 +21,7 @@ from stream.tools.group import (
     require_stopped,
     time_of,
 )
+from stream.tools.topics import topic_names
 
 #: Where the fresh start begins: where the old one stopped, or anywhere in the log.
 Word = Literal["committed", "earliest", "latest"]
@@ -39,6 +41,8 @@ class Loss:
     learned: int | None
     #: Snapshots that are deleted.
     snapshots: int
+    #: Whether anything was ever predicted, here or in another partition.
+    had_outputs: bool = False
 
     def __str__(self) -> str:
         known = (
@@ -51,7 +55,12 @@ class Loss:
             f"{self.snapshots} snapshot{'s' * (self.snapshots != 1)}"
         )
         if self.committed is None:
-            where = f"begins at {self.origin:,}; nothing is committed"
+            where = (
+                f"begins at {self.origin:,}; nothing is committed, so where the old one stopped is not known: events "
+                "from there on that were predicted before are predicted a second time, and readers see both predictions"
+                if self.had_outputs
+                else f"begins at {self.origin:,}; nothing is committed"
+            )
         elif self.origin == self.committed:
             where = f"goes on at {self.origin:,}, where it stopped"
         elif self.origin < self.committed:
@@ -104,6 +113,8 @@ class Reset:
         require_stopped(cluster, settings, "a reset")
         # One that Headrace did not write counts as none: a reset is the way out of that.
         self._found = places(cluster, settings, strict=False)
+        names = cluster.topics(topic_names(settings).values())
+        self._had_outputs = has_outputs(settings, names, cluster)
         # A commit of a topic that was recreated means other records: it counts as none.
         self._places = {
             partition: place
@@ -155,6 +166,7 @@ class Reset:
             origin=origin,
             learned=learned,
             snapshots=len(names),
+            had_outputs=self._had_outputs,
         )
 
     def do(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import signal
@@ -148,6 +149,7 @@ def test_where_the_old_state_stopped_is_not_known_it_has_to_be_told_where_to_beg
         assert "loses a learner of 20 labels" in said
         assert "2 snapshots; begins at" in said
         assert "nothing is committed" in said
+        assert "predicted a second time, and readers see both predictions" in said
         assert snapshots_of(case) == []
         case.run_to_end()
         places = [record.json["offset"] for record in case.read("predictions")[0][written:]]
@@ -240,3 +242,28 @@ def test_on_a_terminal_it_asks(broker: Broker, tmp_path: Path, topic_name: str) 
             assert ended.returncode == code, ended.stderr
             assert f"Throw the state of {case.name} away?" in ended.stdout
             assert (snapshots_of(case) == []) == (code == 0)
+
+
+def test_on_a_terminal_it_says_what_is_lost_before_it_asks_with_json_too(
+    broker: Broker, tmp_path: Path, topic_name: str
+) -> None:
+    with KafkaCase(broker.bootstrap_servers, tmp_path, topic_name) as case:
+        case.send(labelled(number) for number in range(20))
+        case.run_to_end()
+        ours, theirs = pty.openpty()
+        os.write(ours, b"y\n")
+
+        ended = subprocess.run(
+            [sys.executable, "-m", "stream.cli", "reset", str(case.settings_file), "--json"],
+            stdin=theirs,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+        os.close(ours)
+        os.close(theirs)
+        told, _, asked = ended.stderr.partition("\n")
+        assert told.startswith("partition 0: loses a learner of 20 labels")
+        assert asked.startswith(f"Throw the state of {case.name} away?")
+        assert [loss["learned"] for loss in json.loads(ended.stdout)] == [20]
