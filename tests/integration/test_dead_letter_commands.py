@@ -22,7 +22,7 @@ pytestmark = pytest.mark.integration
 #: A full second two hours ago, in milliseconds.
 EARLIER = whole_seconds_ago(7_200) * 1_000
 
-#: A learner that can't predict on 3 before it has learned 5: what was wrong mends itself, as a function of the log.
+#: A learner that can't predict on 3 or learn 4 before it has learned 5: what is wrong mends itself, by the log alone.
 LEARNER = textwrap.dedent(
     """
     from river import linear_model
@@ -37,6 +37,8 @@ LEARNER = textwrap.dedent(
 
         def learn_one(self, x, y):
             self.ready = self.ready or x["a"] == 5
+            if x["a"] == 4 and not self.ready:
+                raise LookupError("not ready for 4")
             super().learn_one(x, y)
 
     def build():
@@ -152,6 +154,27 @@ def test_an_event_that_failed_is_seen_replayed_and_predicted_once_what_was_wrong
         rest = shell("dead-letters", "replay", settings, "--yes")
         assert rest == f"Sent 1 dead letter to {case.name}.events ({case.name}.events[0]: 1).\n"
         assert [r.value for r in replayed(case)] == [bad.value, b"garbage \x1b[2J"]
+
+
+def test_an_answer_that_failed_is_replayed_and_learned_on_the_features_of_its_question(
+    shell: Shell, broker: Broker, topic_name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "unready.py").write_text(LEARNER)
+    with KafkaCase(
+        broker.bootstrap_servers, tmp_path, topic_name, learner={"build": "unready:build"}
+    ) as case:
+        answer = Incoming(0, orjson.dumps({"id": "q", "label": 1}), key=b"k")
+        case.send([event(4, id="q", label=None), answer, event(5)])
+        case.run_to_end()
+        assert case.statuses()[0]["dead_letters_by_stage"]["learn"] == 1
+
+        sent = shell.json("dead-letters", "replay", str(case.settings_file), "--stage", "learn", "--yes")
+        case.run_to_end()
+
+        assert sent["sent"] == 1
+        status = case.statuses()[0]
+        assert (status["learned"], status["scored"], status["dead_letters"]) == (2, 2, 1)
+        assert (status["joined"], status["duplicate_labels"]) == (1, 1)
 
 
 @pytest.mark.full
