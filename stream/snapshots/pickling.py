@@ -20,6 +20,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final, NamedTuple, NoReturn
 
 from stream.errors import SnapshotError
@@ -117,9 +118,8 @@ def in_a_copy(
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", DeprecationWarning
-            )  # of locks of other threads, which a copy never takes
+            # Of locks that other threads hold: a copy takes none of them.
+            warnings.simplefilter("ignore", DeprecationWarning)
             child = os.fork()
         if not child:
             _be_the_copy(state, trusted, name, writing, parent)
@@ -172,6 +172,10 @@ def _be_the_copy(state: State, trusted: Sequence[str], name: str, writing: int, 
         _PRCTL(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
         if os.getppid() == parent:
             os.nice(_NICE)
+            with contextlib.suppress(
+                OSError
+            ):  # the copy goes first, and not the worker, where memory runs out
+                Path("/proc/self/oom_score_adj").write_text("1000")
             for part in _said_by_the_copy(state, trusted, name):
                 _write(writing, part)
             code = 0

@@ -183,6 +183,18 @@ def wait_until(holds: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def test_where_memory_runs_out_the_copy_goes_first(tmp_path: Path) -> None:
+    score = tmp_path / "score"
+
+    def looks() -> None:
+        score.write_text(Path("/proc/self/oom_score_adj").read_text())
+
+    in_a_copy_of(acting(looks))()
+
+    assert int(score.read_text()) == 1_000
+    assert int(Path("/proc/self/oom_score_adj").read_text()) < 1_000
+
+
 def test_no_copy_is_left_behind_and_no_file_is_left_open() -> None:
     pipeline = pipeline_after(5)
     before = len(os.listdir("/proc/self/fd"))
