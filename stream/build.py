@@ -165,7 +165,6 @@ def open_keeper(
         key = snapshots.key.get_secret_value().encode()
     else:
         key = local_key(snapshot_folder(settings))
-    own = settings.learner.build
     return SnapshotKeeper(
         open_store(settings),
         key,
@@ -175,11 +174,17 @@ def open_keeper(
             keep=snapshots.keep,
             max_bytes=snapshots.max_bytes,
         ),
-        trusted=(*snapshots.trusted_modules, *([own.partition(":")[0].partition(".")[0]] if own else [])),
+        trusted=trusted_modules(settings),
         version=version("headrace"),
         start=start,
         with_copies=HAS_COPIES,
     )
+
+
+def trusted_modules(settings: Settings) -> tuple[str, ...]:
+    """Modules beside ours and River's whose classes a snapshot may hold: the learner's, and those of the settings."""
+    own = settings.learner.build
+    return *settings.snapshots.trusted_modules, *([own.partition(":")[0].partition(".")[0]] if own else [])
 
 
 def worker_policy(settings: Settings, *, stop_at_end: bool) -> WorkerPolicy:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from stream.build import open_keeper, state_shape
+from stream.build import new_pipeline, open_keeper, state_shape, trusted_modules
 from stream.checkpoint import ANEW, REBUILD, CommitMetadata
 from stream.errors import ConfigError, EnvironmentRefused, SnapshotError
 from stream.log import Committed
@@ -20,6 +20,7 @@ from stream.relay.log import Place
 from stream.relay.places import choose_beginning, group_of
 from stream.settings import AllBut, Settings, load_settings
 from stream.settings.connection import aiokafka_config, connection_warnings
+from stream.snapshots.file import pickled, unpickled
 from stream.snapshots.keeper import offset_of
 from stream.tools.cluster import Bounds, Cluster, Commit, TopicFacts
 from stream.tools.topics import Item, meaning, topic_items, topic_names
@@ -140,6 +141,17 @@ def learner_items(settings: Settings) -> Iterator[Item]:
         text=f"{learner.name}: {seconds * 1e6:,.0f} microseconds to predict and learn a made-up row of "
         f"{len(rows[0][0])} features.",
     )
+    if settings.snapshots.enabled:
+        try:
+            payload = pickled(new_pipeline(settings, learner.estimator).state)
+            unpickled(payload.state, trusted_modules(settings), "no snapshot of it can be opened")
+        except SnapshotError as error:
+            yield Item(
+                item="learner",
+                state="warning",
+                text=f"{error}",
+                remedy="until that is done a restart learns every partition again from its origin.",
+            )
     own = settings.learner
     if own.build is not None:
         build = partial(load_learner, own.build, own.parameters, settings.folder, task=settings.task)

@@ -104,6 +104,29 @@ def test_a_learner_of_ones_own_that_wants_its_features_is_a_warning_not_a_failur
     assert "KeyError: 'amount'" in item.text
 
 
+def test_a_learner_of_which_no_snapshot_can_be_opened_is_told_before_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its class is of a module that the settings do not name; the worker would find out at the first snapshot."""
+    (tmp_path / "parts_of_it.py").write_text(
+        "from river import linear_model\nclass Mine(linear_model.LogisticRegression): ...\n"
+    )
+    (tmp_path / "it_itself.py").write_text(
+        "import parts_of_it\ndef model():\n    return parts_of_it.Mine()\n"
+    )
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    build = 'build = "it_itself:model"'
+    trusted = '\n[snapshots]\ntrusted_modules = ["parts_of_it"]'
+
+    first, *rest = learner_items(settings(tmp_path, build))
+    assert [item.state for item in learner_items(settings(tmp_path, build + trusted))] == ["ok"]
+
+    assert first.state == "ok"
+    assert [item.state for item in rest] == ["warning"]
+    assert "asks for parts_of_it.Mine, which is not among what a state may hold" in rest[0].text
+    assert 'add "parts_of_it" to [snapshots] trusted_modules' in rest[0].text
+
+
 def test_offsets_of_ours_are_fine_and_the_distance_is_told(tmp_path: Path) -> None:
     found = settings(tmp_path)
 
