@@ -44,9 +44,10 @@ log = structlog.get_logger()
 #: Most records in one transaction, and most bytes of dead letters: what is kept to be sent again stays small.
 MOST_RECORDS_A_COMMIT: Final = 20_000
 MOST_OPEN_BYTES: Final = 16 * 1024 * 1024
-#: Records processed between two looks at the clock and at `should_stop`: under a slow learner a transaction must not
-#: stay open for a whole poll of a thousand, which is longer than the broker waits.
+#: Most records processed between two looks at what is due and at `should_stop`, and seconds that they should take:
+#: under a slow learner a transaction must not stay open for a whole poll of a thousand: the broker waits no longer.
 RECORDS_A_LOOK: Final = 20
+LOOK_SECONDS: Final = 1.0
 #: Seconds that a poll may wait; a signal is heeded after that at the latest.
 IDLE_POLL: Final = 0.2
 #: Seconds that a poll waits for more while outputs are uncommitted; empty after that means commit.
@@ -207,6 +208,8 @@ class Worker:
         self._dead_letters = RecentDeadLetters(policy.dead_letter_budget)
         #: Position of the dead letter that was too many.
         self._one_too_many: str | None = None
+        #: Records that are processed at once: few at first, as nobody knows how slow the learner is.
+        self._records_at_once = 1
         self._uncommitted_records = 0
         self._committed_records = 0
         self._committed_at = 0.0
@@ -488,8 +491,9 @@ class Worker:
 
     def _work(self, records: Sequence[Record]) -> None:
         """Process what was polled, a few records at a time, and commit as soon as that is due."""
-        for first in range(0, len(records) or 1, RECORDS_A_LOOK):
-            self._process(records[first : first + RECORDS_A_LOOK])
+        done = 0
+        while True:
+            done += self._process(records[done : done + RECORDS_A_LOOK])
             if self._uncommitted_records and self._commit_is_due(len(records)) and self._commit():
                 self._snapshot_if_due()
             self._turned()
@@ -498,26 +502,44 @@ class Worker:
                 raise self._budget_spent(self._one_too_many)
             if self._should_stop():
                 break
-            waiting = records[first + RECORDS_A_LOOK :]
-            if waiting:  # a slow learner takes minutes for all of a poll
-                self._publish_status(waiting=waiting)
+            waiting = records[done:]
+            if not waiting:
+                break
+            self._publish_status(waiting=waiting)  # a slow learner takes minutes for all of a poll
 
-    def _process(self, records: Sequence[Record]) -> None:
-        """Process a few records, and measure that: for some the calls of the learner as well."""
+    def _process(self, records: Sequence[Record]) -> int:
+        """Process a few records, as many as there is time for, and measure that; how many.
+
+        For some the calls of the learner are measured as well.
+        """
         if not records:
-            return
+            return 0
         measurements = self._measurements
         began = self._clock()
         if measurements.wants_sample(len(records)):
             observed = [(partition, owned.pipeline) for partition, owned in self._owned.items()]
             for partition, pipeline in observed:
                 pipeline.observe_learner(partial(measurements.timed, partition))
-            self._process_each(records)
+            done, seconds = self._process_in_time(records, began)
             for _, pipeline in observed:
                 pipeline.observe_learner(None)
         else:
-            self._process_each(records)
-        measurements.processed(len(records), self._clock() - began)
+            done, seconds = self._process_in_time(records, began)
+        measurements.processed(done, seconds)
+        return done
+
+    def _process_in_time(self, records: Sequence[Record], began: float) -> tuple[int, float]:
+        """Process records until they have taken long; how many, and how many seconds since it began."""
+        done = 0
+        while True:
+            some = records[done : done + self._records_at_once]
+            self._process_each(some)
+            done += len(some)
+            seconds = self._clock() - began
+            in_time = RECORDS_A_LOOK if seconds <= 0 else int(LOOK_SECONDS * done / seconds)
+            self._records_at_once = max(1, min(2 * self._records_at_once, in_time, RECORDS_A_LOOK))
+            if done >= len(records) or seconds >= LOOK_SECONDS:
+                return done, seconds
 
     def _process_each(self, records: Sequence[Record]) -> None:
         owned_partitions = self._owned

@@ -619,6 +619,40 @@ def test_a_slow_learner_commits_within_a_poll_of_many_records(
     assert found(cluster, 0) == expected(cluster, 0)
 
 
+def test_a_learner_that_takes_seconds_for_an_event_commits_before_its_transaction_runs_out_of_time(
+    cluster: MemoryCluster, clock: ManualClock
+) -> None:
+    """The broker ends a transaction after ten seconds: then nothing would ever be committed."""
+    feed(cluster, 0, 40)
+    log = MemoryLog(cluster)
+    open_since: float | None = None
+
+    def before(step: Step) -> None:
+        nonlocal open_since
+        if step == "send" and open_since is None:
+            open_since = clock()
+        if step == "commit":
+            assert open_since is not None
+            assert clock() - open_since < 10.0
+            open_since = None
+
+    def slow() -> Pipeline:
+        pipeline = new_pipeline(SETTINGS)
+        process = pipeline.process
+
+        def slowly(record: Record) -> Sequence[Output]:
+            clock.sleep(3.0)
+            return process(record)
+
+        pipeline.process = slowly  # type: ignore[method-assign]  # to be slow
+        return pipeline
+
+    log.before_step = before
+    run_to_end(cluster, log, pipelines=slow)
+
+    assert found(cluster, 0) == expected(cluster, 0)
+
+
 def test_a_slow_learner_tells_how_far_it_is_within_a_poll_of_many_records(
     cluster: MemoryCluster, clock: ManualClock
 ) -> None:
