@@ -28,7 +28,10 @@ def places(status: dict[str, Any]) -> dict[int, tuple[int | None, int, int]]:
 def test_the_relay_is_shown_before_it_has_begun_while_it_works_stands_still_and_is_gone(
     broker: Broker, tmp_path: Path, topic_name: str
 ) -> None:
-    with RelayCase(broker, tmp_path, topic_name, partitions=2, labels=2) as case:
+    # A relay that is stopped stays a member for as long as a slow machine takes for the look.
+    with RelayCase(
+        broker, tmp_path, topic_name, partitions=2, labels=2, worker={"session_timeout_ms": 60_000}
+    ) as case:
         case.send_to(case.labels, (verdict(n, n % 2) for n in range(200)))
 
         new = headrace_json(case, "status")
