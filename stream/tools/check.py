@@ -144,7 +144,7 @@ def learner_items(settings: Settings) -> Iterator[Item]:
     if settings.snapshots.enabled:
         try:
             payload = pickled(new_pipeline(settings, learner.estimator).state)
-            unpickled(payload.state, trusted_modules(settings), "no snapshot of it can be opened")
+            unpickled(memoryview(payload.state), trusted_modules(settings), "no snapshot of it can be opened")
         except SnapshotError as error:
             yield Item(
                 item="learner",

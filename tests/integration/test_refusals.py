@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from kafka import TopicPartition  # type: ignore[import-untyped]  # kafka-python ships no types
-from kafka.admin import NewPartitions
+from kafka.admin import NewPartitions  # type: ignore[import-untyped]
 from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
 from stream.broker import Broker
