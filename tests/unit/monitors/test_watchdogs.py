@@ -451,7 +451,7 @@ def test_what_a_worker_has_said_is_left_to_it() -> None:
     scene = Scene()
     scene.deliver(INCIDENT)
 
-    assert scene.run(600) == []
+    assert scene.run(600, incidents=[INCIDENT.incident]) == []
     assert list(scene.pipeline.open) == [(0, "snapshot-failed")]
 
 
