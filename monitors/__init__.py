@@ -19,7 +19,18 @@ from monitors.prequential import (
     metric_problems,
     weighted_mean,
 )
-from monitors.records import Alert, Figures, Incident, Label, Level, Severity, SnapshotFacts, Status, Task
+from monitors.records import (
+    Alert,
+    Figures,
+    Incident,
+    Label,
+    Level,
+    Severity,
+    SnapshotFacts,
+    Status,
+    Task,
+    ranges,
+)
 
 __all__ = [
     # records
@@ -32,6 +43,7 @@ __all__ = [
     "SnapshotFacts",
     "Status",
     "Task",
+    "ranges",
     # labels
     "LABEL_COUNTS",
     "add_histograms",

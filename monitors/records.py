@@ -1,6 +1,6 @@
 """The nouns that monitors and the pipeline share: what an alert says and what a status says."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
@@ -200,3 +200,19 @@ class Status:
         """The fields by name, ready for JSON."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         return found | {"snapshot": None if self.snapshot is None else asdict(self.snapshot)}
+
+
+def ranges(numbers: Iterable[int], to: str = "-") -> str:
+    """Numbers such as those of partitions, those that follow each other as one.
+
+    Example:
+        >>> ranges([7, 0, 2, 1, 3])
+        '0-3, 7'
+    """
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}{to}{run[-1]}" for run in runs)

@@ -7,12 +7,12 @@ growing pauses, and reminds of what stays open. Time is an argument, in seconds 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 from monitors.notify.notices import SEVERITIES, TITLE_LENGTH, Message, Notice, at_least, harmless, line_of
-from monitors.records import Severity
+from monitors.records import Severity, ranges
 
 HOUR: Final = 3600.0
 #: One in so many of the messages that an hour may have is for what is critical: many drifts must not keep it waiting.
@@ -120,7 +120,7 @@ class _Line(NamedTuple):
         """The notice, as one of all its parts."""
         if not self.parts:
             return self.notice
-        return replace(self.notice, title=f"{self.notice.subject}[{_ranges(self.parts)}]")
+        return replace(self.notice, title=f"{self.notice.subject}[{ranges(self.parts)}]")
 
 
 def _together(lines: Iterable[_Line]) -> list[_Line]:
@@ -140,21 +140,6 @@ def _together(lines: Iterable[_Line]) -> list[_Line]:
         else:
             found += group
     return found
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """Numbers in order, those that follow each other as one.
-
-    >>> _ranges([0, 1, 2, 3, 7])
-    '0-3, 7'
-    """
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 @dataclass(slots=True)

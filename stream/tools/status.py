@@ -11,7 +11,7 @@ import orjson
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from monitors import LABEL_COUNTS, METRICS, add_histograms, label_health, weighted_mean
+from monitors import LABEL_COUNTS, METRICS, add_histograms, label_health, ranges, weighted_mean
 from stream.errors import EnvironmentRefused
 from stream.settings import Settings
 from stream.tools.cluster import Bounds, Cluster, Commit, Reader, TopicFacts
@@ -430,21 +430,6 @@ def _incident_table(incidents: Sequence[OpenIncident], now: float) -> Table:
             doubt + printable(item.text),
         )
     return table
-
-
-def ranges(numbers: Sequence[int]) -> str:
-    """Numbers in order, those that follow each other as one.
-
-    >>> ranges([0, 1, 2, 3, 7])
-    '0-3, 7'
-    """
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def _relay_table(relay: RelayView) -> Table:

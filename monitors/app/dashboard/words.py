@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Final
 
+from monitors import records
+
 #: Longest text that is shown in one place; the rest is cut, and said to be.
 MOST_CHARACTERS: Final = 300
 #: Categories of characters that can't be seen, or that change how others are seen.
@@ -100,19 +102,13 @@ def many(value: float, one: str, more: str | None = None) -> str:
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """Numbers, those that follow each other as one.
+    """Numbers, those that follow each other as one, with the dash that print has.
 
     Example:
         >>> ranges([7, 0, 2, 1, 3])
         '0–3, 7'
     """
-    parts: list[list[int]] = []
-    for value in sorted(numbers):
-        if parts and value == parts[-1][-1] + 1:
-            parts[-1].append(value)
-        else:
-            parts.append([value])
-    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}–{part[-1]}" for part in parts)
+    return records.ranges(numbers, to="–")
 
 
 def per_second(value: float | None) -> str:
