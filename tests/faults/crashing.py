@@ -15,17 +15,17 @@ from threading import Lock
 from typing import Any
 
 import stream.pipeline
-import stream.snapshots.keeper
 import stream.worker
 from stream.cli import main
 from stream.kafka.log import KafkaLog
 from stream.kafka.relay import KafkaRelay
+from stream.snapshots.keeper import SnapshotKeeper
 from stream.snapshots.store import LocalDirectory
 
 #: Where steps are called, by name. Any other name is a method of the log, such as `claim` and `commit` (1, 3); of the
 #: relay's, with `relay.` before it.
 STEPS: Mapping[str, tuple[Any, str]] = {
-    "pickle": (stream.snapshots.keeper, "pickled"),  # 4: the worker's thread stands still
+    "pickle": (SnapshotKeeper, "_pickled"),  # 4: the worker's thread stands still
     "write": (LocalDirectory, "_write"),  # 4: the temporary file
     "put": (LocalDirectory, "put"),  # 4: the temporary file, then the rename
     "get": (LocalDirectory, "get"),  # 4: reading back; 5
