@@ -37,10 +37,11 @@ from stream.snapshots.file import (
 
 #: Whether a copy of a process with several threads can go on at all. On macOS the system's own libraries forbid it.
 HAS_COPIES: Final = sys.platform == "linux"
-#: Seconds that a copy may take beyond those expected; it is ended then.
-PATIENCE: Final = 120.0
-#: How much less of the processor than we a copy gets where there is not enough: `nice`.
+#: How much less of the processor than we a copy gets where there is not enough: `nice`. That is a tenth.
 _NICE: Final = 10
+#: So a copy may take so many times the seconds expected, and so many more; it is ended then.
+SLOWER: Final = 20.0
+PATIENCE: Final = 120.0
 #: Of Linux's prctl, PR_SET_PDEATHSIG: a copy ends with the process that it is one of, however that ends.
 _SET_PARENT_DEATH_SIGNAL: Final = 1
 _PRCTL: Final = ctypes.CDLL(None).prctl if HAS_COPIES else None
@@ -104,8 +105,8 @@ def in_a_copy(
         state: Not in use until this returns, milliseconds later.
         trusted: Modules beside ours and River's that the learner's own classes may come from.
         name: For errors.
-        expected_seconds: How long the copy will take.
-        patience: How much longer it may take.
+        expected_seconds: How much of the processor's time the copy will take.
+        patience: Seconds that it may take beyond `SLOWER` times that.
 
     Raises:
         OSError: There can't be another process. The rest raises SnapshotError if the learner can't be pickled or
@@ -129,7 +130,8 @@ def in_a_copy(
     finally:
         os.close(writing)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    deadline = time.monotonic() + expected_seconds + patience
+    limit = SLOWER * expected_seconds + patience
+    deadline = time.monotonic() + limit
 
     def rest() -> Pickled:
         try:
@@ -141,7 +143,7 @@ def in_a_copy(
             _, status, _ = os.wait4(child, 0)
             if isinstance(error, TimeoutError):
                 raise CopyStuckError(
-                    f"the process that pickles the state did not end within {expected_seconds + patience:.0f} s."
+                    f"the process that pickles the state did not end within {limit:.0f} s."
                 ) from None
             raise SnapshotError(
                 f"the process that pickles the state ended with {os.waitstatus_to_exitcode(status)}, "
