@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from monitors.app.dashboard.words import many, number, plain, title
+from monitors.app.dashboard.words import number, plain, title
 from monitors.fleet import PipelineState, views
 from monitors.prequential import METRICS
 from monitors.records import Alert
@@ -333,8 +333,3 @@ def spark(
         "marks": drift_times(pipeline, found["since"]),
         "label": label,
     }
-
-
-def drifts_said(counts: Mapping[str, int]) -> str:
-    """How many drifts and warnings, in words."""
-    return f"{many(counts.get('drift', 0), 'drift')}, {many(counts.get('warning', 0), 'warning')}"

@@ -66,11 +66,6 @@ def standing(pipeline: PipelineState, feed: Feed, now: float) -> str:
     return views.state_of(pipeline, now)
 
 
-def state_badge(word: str) -> dict[str, str]:
-    """A state as a badge: words, tone and sign."""
-    return _STATES[word]
-
-
 def is_old(pipeline: PipelineState, word: str, now: float) -> bool:
     """Whether the figures are of some time ago, however the pipeline stands besides."""
     return word in ("away", "connecting") or views.is_silent(pipeline, now)
