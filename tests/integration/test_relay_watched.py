@@ -10,7 +10,7 @@ import pytest
 
 from stream.broker import Broker
 from tests.integration.relaying import RelayCase, question, verdict
-from tests.support import MonitorProcess, wait_until
+from tests.support import MonitorProcess, WorkerProcess, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -79,13 +79,17 @@ def test_a_relay_that_can_not_be_seen_disturbs_no_other_reading(
 ) -> None:
     with RelayCase(broker, tmp_path, topic_name, labels=1) as case:
         case.send(question(n) for n in range(20))
-        worker = case.start()
+        # A worker that knows of no labels topic: the relay that it had beside it would end both when that is gone.
+        alone = tmp_path / "alone.toml"
+        alone.write_text(case.settings_file.read_text().partition("[labels]")[0])
+        case.workers.append(WorkerProcess(alone))
         with MonitorProcess(case.settings_file) as monitor:
 
             def state() -> Any:
                 return monitor.get(f"/api/pipelines/{topic_name}")
 
             monitor.wait_until_live(topic_name)
+            wait_until(lambda: state()["predictions"] == 20, "statuses are read")
             wait_until(lambda: state()["relay"]["age_seconds"] is not None, "it is seen")
             with case.admin() as admin:
                 admin.delete_topics([case.labels])
@@ -102,4 +106,3 @@ def test_a_relay_that_can_not_be_seen_disturbs_no_other_reading(
             assert age is not None
             assert age > 0
             assert monitor.end() == 0
-        assert worker.is_running() or worker.wait() == 3  # its relay has lost its topic
