@@ -11,9 +11,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from operator import attrgetter
 from typing import Any, Protocol, cast
-
-from river import drift
 
 from monitors.records import Label, Level, Task
 
@@ -89,8 +88,8 @@ class DetectorSpec:
 
     #: Name in the settings.
     name: str
-    #: River's class.
-    river: Callable[..., RiverDetector]
+    #: River's class, in `river.drift`.
+    class_name: str
     #: One line for a table.
     summary: str
     #: The parameters of River's constructor that may be set.
@@ -104,11 +103,15 @@ class DetectorSpec:
     #: It wants 1 - value: River's docstring asks for errors, the code looks for a mean that sinks.
     wants_correctness: bool = False
 
+    @property
+    def river(self) -> Callable[..., RiverDetector]:
+        """River's class."""
+        from river import drift  # noqa: PLC0415 - takes seconds, and who only reads alerts needs none of it
+
+        return cast(Callable[..., RiverDetector], attrgetter(self.class_name)(drift))
+
 
 def _specs() -> Iterator[DetectorSpec]:
-    def river(detector: object) -> Callable[..., RiverDetector]:
-        return cast(Callable[..., RiverDetector], detector)
-
     # Beyond these River divides by zero, takes the log of it or overflows, or a window eats the memory.
     probability = Parameter(type=float, low=0.0, high=0.999999, above=True)
     count = Parameter(type=int, low=1, high=1_000_000)
@@ -116,7 +119,7 @@ def _specs() -> Iterator[DetectorSpec]:
     yes_no = Parameter(type=bool)
     yield DetectorSpec(
         name="adwin",
-        river=river(drift.ADWIN),
+        class_name="ADWIN",
         summary="adaptive window: the means of its older and newer part differ",
         parameters={
             "delta": probability,
@@ -128,7 +131,7 @@ def _specs() -> Iterator[DetectorSpec]:
     )
     yield DetectorSpec(
         name="kswin",
-        river=river(drift.KSWIN),
+        class_name="KSWIN",
         summary="Kolmogorov-Smirnov test between older and newer values (about 300 microseconds an event)",
         parameters={
             "alpha": probability,
@@ -140,7 +143,7 @@ def _specs() -> Iterator[DetectorSpec]:
     )
     yield DetectorSpec(
         name="page-hinkley",
-        river=river(drift.PageHinkley),
+        class_name="PageHinkley",
         summary="cumulative sum of what exceeds the mean so far",
         parameters={
             "min_instances": count,
@@ -152,7 +155,7 @@ def _specs() -> Iterator[DetectorSpec]:
     )
     yield DetectorSpec(
         name="ddm",
-        river=river(drift.binary.DDM),
+        class_name="binary.DDM",
         summary="the error rate rises beyond its lowest point",
         parameters={"warm_start": count, "warning_threshold": positive, "drift_threshold": positive},
         binary_input=True,
@@ -160,7 +163,7 @@ def _specs() -> Iterator[DetectorSpec]:
     )
     yield DetectorSpec(
         name="eddm",
-        river=river(drift.binary.EDDM),
+        class_name="binary.EDDM",
         summary="errors come closer together (often too early)",
         parameters={"warm_start": count, "alpha": probability, "beta": probability},
         binary_input=True,
@@ -169,7 +172,7 @@ def _specs() -> Iterator[DetectorSpec]:
     confidences = {"drift_confidence": probability, "warning_confidence": probability}
     yield DetectorSpec(
         name="hddm-a",
-        river=river(drift.binary.HDDMA),
+        class_name="binary.HDDMA",
         summary="Hoeffding's bound on means: abrupt changes",
         parameters={**confidences, "two_sided_test": yes_no},
         binary_input=True,
@@ -177,7 +180,7 @@ def _specs() -> Iterator[DetectorSpec]:
     )
     yield DetectorSpec(
         name="hddm-w",
-        river=river(drift.binary.HDDMW),
+        class_name="binary.HDDMW",
         summary="McDiarmid's bound on weighted means: gradual changes",
         parameters={**confidences, "lambda_val": probability, "two_sided_test": yes_no},
         binary_input=True,
@@ -185,7 +188,7 @@ def _specs() -> Iterator[DetectorSpec]:
     )
     yield DetectorSpec(
         name="fhddm",
-        river=river(drift.binary.FHDDM),
+        class_name="binary.FHDDM",
         summary="the share of right predictions in a window falls below its best",
         parameters={
             "sliding_window_size": count,

@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import chain, islice, starmap
-from typing import Any, Protocol, cast
-
-from river import metrics
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from monitors.records import Label, Task
+
+if TYPE_CHECKING:
+    from river import metrics
 
 # A fold costs some 20 microseconds beside its pairs: nothing when 256 labels share it.
 _BATCH = 256
@@ -48,8 +49,8 @@ class MetricSpec:
     name: str
     #: Tasks it fits.
     tasks: tuple[Task, ...]
-    #: Makes River's metric, empty.
-    river: Callable[[], RiverMetric]
+    #: River's class, in `river.metrics`.
+    class_name: str
     #: One line for a table.
     summary: str
     #: It is given probabilities, not the predicted class.
@@ -61,52 +62,59 @@ class MetricSpec:
     #: It depends on pairs only through how often each occurs.
     is_counted: bool = True
 
+    @property
+    def river(self) -> Callable[[], RiverMetric]:
+        """Makes River's metric, empty."""
+        from river import metrics  # noqa: PLC0415 - takes seconds, and who only reads figures needs none of it
+
+        return cast(Callable[[], RiverMetric], getattr(metrics, self.class_name))
+
 
 _CLASSES: tuple[Task, ...] = ("binary", "multiclass")
 _BINARY: tuple[Task, ...] = ("binary",)
 
 
 def _specs() -> Iterator[MetricSpec]:
-    def classes(name: str, river: object, summary: str, *, is_mean: bool = False) -> MetricSpec:
-        return MetricSpec(name, _CLASSES, cast(Callable[[], RiverMetric], river), summary, is_mean=is_mean)
+    def classes(name: str, river: str, summary: str, *, is_mean: bool = False) -> MetricSpec:
+        return MetricSpec(name, _CLASSES, river, summary, is_mean=is_mean)
 
-    def binary(name: str, river: object, summary: str) -> MetricSpec:
-        return MetricSpec(name, _BINARY, cast(Callable[[], RiverMetric], river), summary)
+    def binary(name: str, river: str, summary: str) -> MetricSpec:
+        return MetricSpec(name, _BINARY, river, summary)
 
-    def numbers(name: str, river: object, summary: str, *, is_mean: bool) -> MetricSpec:
+    def numbers(name: str, river: str, summary: str, *, is_mean: bool) -> MetricSpec:
         return MetricSpec(
             name,
             ("regression",),
-            cast(Callable[[], RiverMetric], river),
+            river,
             summary,
             higher_is_better=False,
             is_mean=is_mean,
             is_counted=False,
         )
 
-    yield classes("accuracy", metrics.Accuracy, "share of predictions that were right", is_mean=True)
-    yield classes("balanced_accuracy", metrics.BalancedAccuracy, "mean of the recalls of the classes")
-    yield classes("cohen_kappa", metrics.CohenKappa, "accuracy beyond what chance would give")
-    yield classes("geometric_mean", metrics.GeometricMean, "geometric mean of the recalls of the classes")
-    yield binary("mcc", metrics.MCC, "Matthews correlation of label and prediction")
-    yield binary("f1", metrics.F1, "harmonic mean of precision and recall")
-    yield binary("precision", metrics.Precision, "share of predicted positives that were positive")
-    yield binary("recall", metrics.Recall, "share of positives that were predicted")
-    yield binary("jaccard", metrics.Jaccard, "true positives among all that are or were called positive")
+    yield classes("accuracy", "Accuracy", "share of predictions that were right", is_mean=True)
+    yield classes("balanced_accuracy", "BalancedAccuracy", "mean of the recalls of the classes")
+    yield classes("cohen_kappa", "CohenKappa", "accuracy beyond what chance would give")
+    yield classes("geometric_mean", "GeometricMean", "geometric mean of the recalls of the classes")
+    yield binary("mcc", "MCC", "Matthews correlation of label and prediction")
+    yield binary("f1", "F1", "harmonic mean of precision and recall")
+    yield binary("precision", "Precision", "share of predicted positives that were positive")
+    yield binary("recall", "Recall", "share of positives that were predicted")
+    yield binary("jaccard", "Jaccard", "true positives among all that are or were called positive")
     for kind, how in (("macro", "mean over classes"), ("weighted", "mean over classes by their frequency")):
         for name in ("f1", "precision", "recall", "jaccard"):
-            river = getattr(metrics, kind.title() + name.title())
+            river = kind.title() + name.title()
             # Recall weighted by how often each class occurs is accuracy.
             is_mean = (kind, name) == ("weighted", "recall")
             yield classes(f"{kind}_{name}", river, f"{name}, {how}", is_mean=is_mean)
     for name in ("f1", "precision", "recall", "jaccard"):
-        river = getattr(metrics, "Micro" + name.title())
+        river = "Micro" + name.title()
         # With one label an event the micro averages of these three are accuracy.
         yield classes(f"micro_{name}", river, f"{name} over all classes together", is_mean=name != "jaccard")
     yield MetricSpec(
         "log_loss",
         _BINARY,
-        metrics.LogLoss,
+        "LogLoss",
         "minus the log of the probability given to the label",
         needs_scores=True,
         higher_is_better=False,
@@ -116,7 +124,7 @@ def _specs() -> Iterator[MetricSpec]:
     yield MetricSpec(
         "cross_entropy",
         ("multiclass",),
-        metrics.CrossEntropy,
+        "CrossEntropy",
         "minus the log of the probability given to the label",
         needs_scores=True,
         higher_is_better=False,
@@ -126,17 +134,17 @@ def _specs() -> Iterator[MetricSpec]:
     yield MetricSpec(
         "roc_auc",
         _BINARY,
-        metrics.ROCAUC,
+        "ROCAUC",
         "chance that a positive is ranked above a negative (River's, at 10 thresholds)",
         needs_scores=True,
     )
-    yield numbers("mae", metrics.MAE, "mean absolute error", is_mean=True)
-    yield numbers("mse", metrics.MSE, "mean squared error", is_mean=True)
-    yield numbers("rmse", metrics.RMSE, "root of the mean squared error", is_mean=False)
-    yield numbers("mape", metrics.MAPE, "mean absolute error in percent of the label", is_mean=True)
-    yield numbers("smape", metrics.SMAPE, "mean absolute error in percent of both", is_mean=True)
+    yield numbers("mae", "MAE", "mean absolute error", is_mean=True)
+    yield numbers("mse", "MSE", "mean squared error", is_mean=True)
+    yield numbers("rmse", "RMSE", "root of the mean squared error", is_mean=False)
+    yield numbers("mape", "MAPE", "mean absolute error in percent of the label", is_mean=True)
+    yield numbers("smape", "SMAPE", "mean absolute error in percent of both", is_mean=True)
     yield MetricSpec(
-        "r2", ("regression",), metrics.R2, "share of the label's variance that is explained", is_counted=False
+        "r2", ("regression",), "R2", "share of the label's variance that is explained", is_counted=False
     )
 
 
@@ -401,13 +409,6 @@ class _Scores:
         return found
 
 
-def _roc_auc() -> metrics.ROCAUC:
-    return metrics.ROCAUC()  # type: ignore[no-untyped-call]  # River's constructor has no annotations
-
-
-_THRESHOLDS: tuple[float, ...] = (*_roc_auc().thresholds, math.inf)
-
-
 def _feed(name: str, metric: "RiverMetric | _MeanLoss", pairs: Sequence[Pair]) -> bool:
     """Give the pairs to the metric; False when its arithmetic overflowed."""
     if isinstance(metric, _MeanLoss):
@@ -416,7 +417,8 @@ def _feed(name: str, metric: "RiverMetric | _MeanLoss", pairs: Sequence[Pair]) -
     if METRICS[name].is_counted:
         if name == "roc_auc":
             # It asks of a probability only which thresholds it exceeds, so the next threshold stands for it.
-            pairs = [(y, _THRESHOLDS[bisect_left(_THRESHOLDS, p)]) for y, p in pairs]
+            thresholds = (*cast("metrics.ROCAUC", metric).thresholds, math.inf)
+            pairs = [(y, thresholds[bisect_left(thresholds, p)]) for y, p in pairs]
         for (y, y_pred), n in Counter(pairs).items():
             metric.update(y, y_pred, float(n))
         return True
