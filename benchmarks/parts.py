@@ -20,7 +20,8 @@ import orjson
 import structlog
 
 from benchmarks.events import event_bytes
-from stream.build import new_decoder, new_pipeline, worker_policy
+from stream.build import new_pipeline, worker_policy
+from stream.decoding import new_decoder
 from stream.log import Committed
 from stream.measurements import Measurements
 from stream.pipeline import Pipeline

@@ -24,8 +24,9 @@ from benchmarks.children import run_child
 from benchmarks.events import event_bytes
 from benchmarks.meter import peak_rss_mib
 from benchmarks.results import spread, table
-from stream.build import GC_THRESHOLDS, new_pipeline
+from stream.build import new_pipeline
 from stream.pipeline import Pipeline
+from stream.process import GC_THRESHOLDS
 from stream.records import Record
 from stream.settings import Settings
 from stream.snapshots.file import Fold

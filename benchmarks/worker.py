@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.meter import Reading, report
-from stream.build import WriterSlot, new_pipeline, open_keeper, spare_the_collector, worker_policy
+from stream.build import new_pipeline, open_keeper, worker_policy
 from stream.kafka.log import KafkaLog
 from stream.pipeline import Pipeline
+from stream.process import WriterSlot, spare_the_collector
 from stream.records import Output, Record
 from stream.settings import Settings, load_settings
 from stream.snapshots.keeper import SnapshotKeeper, Taken

@@ -28,7 +28,8 @@ from river import metrics as river_metrics
 
 from learners.learner import Task, final_estimator
 from monitors import METRICS, Alert, DriftWatch, Figures
-from stream.build import new_decoder, new_estimator, new_pipeline
+from stream.build import new_estimator, new_pipeline
+from stream.decoding import new_decoder
 from stream.delays import Delay, LateLabels, Moment, rows_of_events, rows_of_pairs
 from stream.errors import ConfigError, Mistake, RecordError
 from stream.pipeline import Pipeline

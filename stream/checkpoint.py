@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Final
 
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stream.errors import EnvironmentRefused
+from stream.settings import Settings
 
 #: Version of the metadata; another one is refused.
 FORMAT: Final = 1
@@ -25,6 +28,12 @@ ANEW: Final = (
 )
 #: What to do where the state is to be another one: it can be learned from the log.
 REBUILD: Final = "headrace rebuild learns the state again as the settings are now, and goes on from there."
+
+
+def state_shape(settings: Settings) -> dict[str, str]:
+    """All that shapes the state beside the log: digests of settings by name, and the versions of River and Python."""
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return {**settings.shape(), "river": version("river"), "python": python}
 
 
 def changed_parts(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

@@ -62,11 +62,11 @@ def show_version(asked: bool) -> None:
         raise typer.Exit
 
 
-def load(path: Path) -> Settings:
-    """Read the settings of a command."""
+def load(path: Path, *, check_learner: bool = False) -> Settings:
+    """Read the settings of a command; only those that learn, or read a learner's state, look at the learner."""
     from stream.settings import load_settings  # noqa: PLC0415
 
-    return load_settings(path)
+    return load_settings(path, check_learner=check_learner)
 
 
 def fix_hash_seed() -> None:
@@ -112,14 +112,13 @@ def run(
     asked = signals_asked()  # from here on: the imports take seconds
     import structlog  # noqa: PLC0415
 
-    from stream.build import run_worker  # noqa: PLC0415
     from stream.logs import configure_logs  # noqa: PLC0415
     from stream.supervisor import Supervisor, child_command, end_with_parent  # noqa: PLC0415
 
     if with_parent:
         end_with_parent()
     configure_logs()
-    settings = load(settings_file)
+    settings = load(settings_file, check_learner=True)
     relay = None
     if settings.relayed_topics and not with_parent:  # or the supervisor has started it
         relay = child_command("relay", str(settings_file), stop_at_end=stop_at_end)
@@ -139,6 +138,8 @@ def run(
     if workers > 1 or relay is not None:
         command = child_command("run", str(settings_file), stop_at_end=stop_at_end)
         raise typer.Exit(Supervisor(command, workers, relay=relay).run())
+    from stream.build import run_worker  # noqa: PLC0415
+
     run_worker(settings, stop_at_end=stop_at_end, should_stop=lambda: bool(asked))
 
 
@@ -172,7 +173,7 @@ def relay(
         from stream.supervisor import end_with_parent  # noqa: PLC0415
 
         end_with_parent()
-    from stream.build import run_relay  # noqa: PLC0415
+    from stream.kafka.relay import run_relay  # noqa: PLC0415
     from stream.logs import configure_logs  # noqa: PLC0415
     from stream.relay.places import lost_of  # noqa: PLC0415
 
@@ -746,8 +747,8 @@ Since = Annotated[
 def filters_of(stages: list[StageName] | None, partition: int | None, since: str | None) -> Filters:
     """Which dead letters a command means."""
     from stream.records import STAGES  # noqa: PLC0415
+    from stream.tools.cluster import time_of  # noqa: PLC0415
     from stream.tools.dead_letters import Filters  # noqa: PLC0415
-    from stream.tools.group import time_of  # noqa: PLC0415
 
     named = [stage.value for stage in stages or ()]
     timestamp = None if since is None else round(time_of(since, "--since").timestamp() * 1_000)
@@ -974,7 +975,7 @@ def backtest(
 
     from stream.backtesting import backtest_file  # noqa: PLC0415
 
-    settings = load(settings_file)
+    settings = load(settings_file, check_learner=True)
     with progress_bar("events") as (_, advanced):
         result = backtest_file(
             settings,
@@ -1029,7 +1030,7 @@ def snapshots_list(
     from stream.tools.snapshots import SnapshotTool, table_of  # noqa: PLC0415
     from stream.tools.watch import printable  # noqa: PLC0415
 
-    tool = SnapshotTool(load(settings_file))
+    tool = SnapshotTool(load(settings_file, check_learner=True))
     entries = list(tool.entries(partition))
     if as_json:
         print_json([entry.to_dict() for entry in entries])
@@ -1060,7 +1061,7 @@ def snapshots_show(
     """Show all that a snapshot says about itself, once its seal holds."""
     from stream.tools.snapshots import SnapshotTool, lines_of  # noqa: PLC0415
 
-    entry = SnapshotTool(load(settings_file)).entry(name)
+    entry = SnapshotTool(load(settings_file, check_learner=True)).entry(name)
     if as_json:
         print_json(entry.to_dict())
         return
@@ -1087,7 +1088,7 @@ def snapshots_verify(
     from stream.tools.snapshots import SnapshotTool  # noqa: PLC0415
     from stream.tools.watch import printable  # noqa: PLC0415
 
-    tool = SnapshotTool(load(settings_file))
+    tool = SnapshotTool(load(settings_file, check_learner=True))
     entries = list(tool.entries()) if name is None else [tool.entry(name)]
     failed = not entries
     results = []
@@ -1116,7 +1117,7 @@ def snapshots_prune(
     """Delete all but the newest snapshots that a worker would use; the one that the last commit names stays."""
     from stream.tools.snapshots import SnapshotTool  # noqa: PLC0415
 
-    tool = SnapshotTool(load(settings_file))
+    tool = SnapshotTool(load(settings_file, check_learner=True))
     gone = list(tool.prune(keep, dry_run=dry_run))
     if as_json:
         print_json(
@@ -1161,11 +1162,11 @@ def rebuild(
     when it is done. Predictions that are out stay. Ctrl-C before the end changes nothing.
     """
     fix_hash_seed()
-    from stream.tools.group import time_of  # noqa: PLC0415
+    from stream.tools.cluster import time_of  # noqa: PLC0415
     from stream.tools.rebuild import RebuildOptions  # noqa: PLC0415
     from stream.tools.rebuild import rebuild as rebuild_state  # noqa: PLC0415
 
-    settings = load(settings_file)
+    settings = load(settings_file, check_learner=True)
     options = RebuildOptions(
         rows=rows,
         format=None if file_format is None else file_format.value,
@@ -1245,7 +1246,7 @@ def reset(
     from stream.tools.cluster import Cluster  # noqa: PLC0415
     from stream.tools.reset import Reset, start_of  # noqa: PLC0415
 
-    settings = load(settings_file)
+    settings = load(settings_file, check_learner=True)
     with Cluster(settings) as cluster:
         prepared = Reset(cluster, settings, None if start is None else start_of(start))
         if not (as_json and yes):

@@ -13,8 +13,8 @@ from typing import Any, Final, NamedTuple
 import orjson
 from river.stream import simulate_qa
 
-from stream.build import new_decoder
 from stream.codec import MAX_SECONDS
+from stream.decoding import new_decoder
 from stream.errors import RecordError
 from stream.records import Features, Label, Record
 from stream.rows import RowError

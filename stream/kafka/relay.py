@@ -24,7 +24,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the library
     ResourceType,
 )
 
-from stream.errors import EnvironmentRefused
+from stream.errors import ConfigError, EnvironmentRefused, Mistake
 from stream.kafka.client import (
     BATCH,
     COMMIT_TIMEOUT,
@@ -54,10 +54,12 @@ from stream.kafka.client import (
 )
 from stream.kafka.member import Member
 from stream.log import CommitRetriable, Committed, ProducerFenced
+from stream.process import WriterSlot, spare_the_collector
 from stream.records import Headers, new_tuple, position
 from stream.relay.headers import relayed_for
 from stream.relay.log import Place, SourceRecord
-from stream.relay.places import UNTOLD, check_partitions, group_of, metadata_of, target
+from stream.relay.places import UNTOLD, Lost, check_partitions, group_of, metadata_of, target
+from stream.relay.relay import Relay
 from stream.settings import Settings
 
 log = structlog.get_logger()
@@ -579,3 +581,30 @@ def _records(messages: Iterable[Any], on_error: Callable[[KafkaError, Any], None
         else:
             on_error(error, message)
     return records
+
+
+def run_relay(
+    settings: Settings, *, stop_at_end: bool, lost: Lost | None, should_stop: Callable[[], bool]
+) -> None:
+    """Run one relay of a pipeline until it is told to stop, or with `stop_at_end` to the ends seen at the start.
+
+    Raises:
+        ConfigError: The settings name nothing to relay.
+        HeadraceError: See `stream.errors`; `exit_code` says which.
+    """
+    if not settings.relayed_topics:
+        text = "and [relay] events are both missing; expected a topic that is to be relayed."
+        raise ConfigError([Mistake(place=str(settings.path), setting="[labels] topic", text=text)])
+    slot = WriterSlot(settings, "relay")
+    try:
+        relay = Relay(
+            KafkaRelay(settings, slot.writer),
+            settings,
+            stop_at_end=stop_at_end,
+            lost=lost,
+            should_stop=should_stop,
+        )
+        spare_the_collector()
+        relay.run()
+    finally:
+        slot.release()

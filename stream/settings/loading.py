@@ -17,6 +17,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from monitors.drift import drift_problems
+from monitors.prequential import metric_problems
 from stream.errors import ConfigError, Mistake
 from stream.settings.mistakes import mistakes_of, problems_of
 from stream.settings.tree import (
@@ -36,7 +38,9 @@ ENVIRONMENT_PREFIX = "HEADRACE_"
 NOT_SETTINGS = ("HEADRACE_TEST_", "HEADRACE_BROKER_", "HEADRACE_CACHE", "HEADRACE_MONITOR_")
 
 
-def load_settings(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
+def load_settings(
+    path: Path, environ: Mapping[str, str] | None = None, *, check_learner: bool = True
+) -> Settings:
     """Read a pipeline's settings from its file, and from the environment over it.
 
     `HEADRACE_KAFKA__BOOTSTRAP_SERVERS` overrides `bootstrap_servers` of `[kafka]`, and so on; lists and
@@ -45,6 +49,8 @@ def load_settings(path: Path, environ: Mapping[str, str] | None = None) -> Setti
     Args:
         path: The TOML file.
         environ: The environment; by default that of this process.
+        check_learner: Build the learner to see whether it fits. What neither learns nor reads the state of what does
+            needs none of it, and starts without River and on a machine that lacks the user's own module.
 
     Raises:
         ConfigError: With every mistake at once: what is not as it must be, what does not go together, and a
@@ -59,7 +65,9 @@ def load_settings(path: Path, environ: Mapping[str, str] | None = None) -> Setti
 
     origins, mistakes = _override(raw, os.environ if environ is None else environ)
     problems, parts, settings = _validated(raw, path.absolute().parent)
-    problems += _package_problems(parts, path.absolute().parent)
+    if check_learner:
+        problems += _learner_problems(parts, path.absolute().parent)
+    problems += _monitor_problems(parts)
 
     if problems:
         mistakes += mistakes_of(problems, path, text, origins)
@@ -244,31 +252,33 @@ def _section_or_none(section: type[Section], raw: object, context: dict[str, Any
         return None
 
 
-def _package_problems(parts: Mapping[str, Any], folder: Path) -> Iterator[Problem]:
-    """What the packages that learn and watch refuse; `parts` holds the settings that are well-formed."""
-    # Imported here: River takes a second to import, and `headrace --help` should not wait for it.
+def _learner_problems(parts: Mapping[str, Any], folder: Path) -> Iterator[Problem]:
+    """What the package that learns refuses; `parts` holds the settings that are well-formed."""
+    # Imported here: River takes a second to import, and who does not learn should not wait for it.
     from learners.errors import LearnerError  # noqa: PLC0415
     from learners.registry import build_learner, learner_names, load_learner  # noqa: PLC0415
-    from monitors.drift import drift_problems  # noqa: PLC0415
-    from monitors.prequential import metric_problems  # noqa: PLC0415
 
     task: Task | None = parts.get("task")
     learner: LearnerSettings | None = parts.get("learner")
-    metrics: MetricSettings | None = parts.get("metrics")
-
     if learner is not None and learner.build is not None:
         try:
             load_learner(learner.build, learner.parameters, folder, task=task)
         except LearnerError as error:
             yield ("learner", "build"), f": {error}"
-    if task is None:
-        return
-    if learner is not None and learner.use is not None:
+    if learner is not None and learner.use is not None and task is not None:
         key = "parameters" if learner.use in learner_names(task) else "use"
         try:
             build_learner(learner.use, task, learner.parameters, learner.seed)
         except LearnerError as error:
             yield ("learner", key), f": {error}"
+
+
+def _monitor_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
+    """What the package that watches refuses; `parts` holds the settings that are well-formed."""
+    task: Task | None = parts.get("task")
+    metrics: MetricSettings | None = parts.get("metrics")
+    if task is None:
+        return
     if metrics is not None:
         for problem in metric_problems(metrics.use, task):
             yield ("metrics", "use"), f": {problem}"

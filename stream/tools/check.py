@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from stream.build import new_pipeline, open_keeper, state_shape, trusted_modules
-from stream.checkpoint import ANEW, REBUILD, CommitMetadata
+from stream.build import new_pipeline, open_keeper, trusted_modules
+from stream.checkpoint import ANEW, REBUILD, CommitMetadata, state_shape
 from stream.errors import ConfigError, EnvironmentRefused, SnapshotError
 from stream.log import Committed
 from stream.notifications import channels_of

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final, NamedTuple, Self
 
 from kafka import (  # type: ignore[import-untyped]  # kafka-python ships no types
@@ -22,7 +23,7 @@ from kafka import (  # type: ignore[import-untyped]  # kafka-python ships no typ
 from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec  # type: ignore[import-untyped]
 from kafka.partitioner.default import murmur2 as _murmur2  # type: ignore[import-untyped]
 
-from stream.errors import EnvironmentRefused, HeadraceError
+from stream.errors import ConfigError, EnvironmentRefused, HeadraceError, Mistake
 from stream.settings import Settings
 from stream.settings.connection import kafka_python_config
 
@@ -591,3 +592,24 @@ class Writer:
         else:
             reason = _sentence(error, self._settings, f"writing to {self._topic}", PATIENCE)
         raise DeliveryFailed(tag, reason) from error
+
+
+def time_of(text: str, option: str, others: str = "") -> datetime:
+    """A time as an option says it: ISO 8601 with its zone.
+
+    Args:
+        text: What was given.
+        option: Which option, for the error.
+        others: What else the option takes.
+
+    Raises:
+        ConfigError: It is no such time.
+    """
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        time = None
+    if time is None or time.tzinfo is None:
+        expected = f"{others}a time with its zone, such as 2026-01-31T00:00:00Z."
+        raise ConfigError([Mistake(place=option, setting="", text=f"is {text!r}; expected {expected}")])
+    return time

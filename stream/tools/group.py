@@ -5,11 +5,9 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 
-from stream.build import state_shape
-from stream.checkpoint import ANEW, CommitMetadata
-from stream.errors import ConfigError, EnvironmentRefused, Mistake
+from stream.checkpoint import ANEW, CommitMetadata, state_shape
+from stream.errors import EnvironmentRefused
 from stream.kafka.log import fence_writers
 from stream.settings import Settings
 from stream.snapshots.file import Fold
@@ -23,27 +21,6 @@ class Place:
     #: C.
     next_offset: int
     metadata: CommitMetadata
-
-
-def time_of(text: str, option: str, others: str = "") -> datetime:
-    """A time as an option says it: ISO 8601 with its zone.
-
-    Args:
-        text: What was given.
-        option: Which option, for the error.
-        others: What else the option takes.
-
-    Raises:
-        ConfigError: It is no such time.
-    """
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        time = None
-    if time is None or time.tzinfo is None:
-        expected = f"{others}a time with its zone, such as 2026-01-31T00:00:00Z."
-        raise ConfigError([Mistake(place=option, setting="", text=f"is {text!r}; expected {expected}")])
-    return time
 
 
 def events_topic(cluster: Cluster, settings: Settings) -> TopicFacts:

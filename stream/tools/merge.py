@@ -13,8 +13,8 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from typing import Final, TypeVar
 
-from stream.build import new_decoder, new_label_decoder
 from stream.codec import EventDecoder
+from stream.decoding import new_decoder, new_label_decoder
 from stream.errors import ConfigError, EnvironmentRefused, Mistake
 from stream.kafka.relay import KafkaRelay
 from stream.log import CommitAborted, CommitRetriable, Committed, ProducerFenced

@@ -19,8 +19,7 @@ from stream.errors import ConfigError, EnvironmentRefused, Mistake
 from stream.labels import LabelState
 from stream.records import position
 from stream.settings import Settings
-from stream.tools.cluster import Bounds, Cluster, Found, Reader, TopicFacts
-from stream.tools.group import time_of
+from stream.tools.cluster import Bounds, Cluster, Found, Reader, TopicFacts, time_of
 from stream.tools.table import (
     STATES,
     CsvSink,

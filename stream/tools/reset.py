@@ -11,7 +11,7 @@ from stream.build import open_keeper
 from stream.errors import EnvironmentRefused, SnapshotError
 from stream.settings import Settings
 from stream.tools.check import has_outputs
-from stream.tools.cluster import Cluster
+from stream.tools.cluster import Cluster, time_of
 from stream.tools.group import (
     commit_of,
     end_transactions,
@@ -19,7 +19,6 @@ from stream.tools.group import (
     new_fold,
     places,
     require_stopped,
-    time_of,
 )
 from stream.tools.topics import topic_names
 

@@ -11,7 +11,8 @@ from typing import Final, Literal, cast
 from rich import box
 from rich.table import Table
 
-from stream.build import new_pipeline, open_keeper, state_shape
+from stream.build import new_pipeline, open_keeper
+from stream.checkpoint import state_shape
 from stream.codec import encode_json
 from stream.errors import EnvironmentRefused, SnapshotError
 from stream.settings import Settings

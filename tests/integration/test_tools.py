@@ -161,6 +161,21 @@ def test_from_the_first_settings_to_predictions_on_the_terminal(
     assert "for 2 of 2 partitions" in again["items"][-1]["text"]
 
 
+def test_who_only_looks_needs_no_module_of_the_users_own(
+    shell: Shell, broker: Broker, topic_name: str
+) -> None:
+    settings = settings_file(shell.folder, topic_name)
+    file = shell.folder / settings
+    file.write_text(file.read_text().replace('use = "logistic-regression"', 'build = "is_not_here:build"'))
+
+    assert len(shell.json("topics", "create", settings)["created"]) == 5
+    shell("send", settings, stdin='{"a": 1}\n')
+    assert shell.json("status", settings)["totals"]["lag_records"] == 1
+    shell("dead-letters", "list", settings)
+    assert "[learner] build" in shell("check", settings, code=2)
+    assert "[learner] build" in shell("run", settings, code=2)
+
+
 def test_garbage_in_a_file_is_refused_with_its_line_before_anything_is_sent(
     shell: Shell, broker: Broker, topic_name: str
 ) -> None:

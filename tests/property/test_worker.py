@@ -17,8 +17,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stream import keyed
-from stream.build import new_pipeline, state_shape, worker_policy
-from stream.checkpoint import CommitMetadata
+from stream.build import new_pipeline, worker_policy
+from stream.checkpoint import CommitMetadata, state_shape
 from stream.errors import FencedError, SnapshotError
 from stream.snapshots import keeper as keeping
 from stream.snapshots import segments as segmenting

@@ -164,3 +164,34 @@ def test_a_backtest_with_late_labels_says_what_became_of_them(tmp_path: Path) ->
     assert run("--delay", "7", "--verify")["equal"] is True
     late = run("--delay", "wait")["labels"]
     assert (late["questions"], late["joined"], late["late"]) == (20, 6, 14)
+
+
+#: A command that looks at its settings and then, before it asks a broker, refuses them.
+RELAY_OF_NOTHING = """
+import sys
+from stream import cli
+
+sys.argv[1:] = ["relay", "p.toml"]
+try:
+    cli.main()
+finally:
+    import monitors.app.app, stream.kafka.relay, stream.monitoring, stream.notifications
+    import stream.tools.dead_letters, stream.tools.merge, stream.tools.outcomes, stream.tools.replay
+    import stream.tools.send, stream.tools.status, stream.tools.topics, stream.tools.watch
+
+    print([name for name in ("river", "scipy") if name in sys.modules])
+"""
+
+
+def test_what_does_not_learn_needs_neither_river_nor_the_users_own_module(tmp_path: Path) -> None:
+    text = example_settings("p").replace('use = "logistic-regression"', 'build = "is_not_here:build"')
+    (tmp_path / "p.toml").write_text(text)
+
+    ended = subprocess.run(
+        [sys.executable, "-c", RELAY_OF_NOTHING], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+
+    assert ended.stdout == "[]\n", ended.stderr
+    assert ended.returncode == 2
+    assert "is_not_here" not in ended.stderr
+    assert "[labels] topic and [relay] events are both missing" in ended.stderr

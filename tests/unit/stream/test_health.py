@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from stream import health
-from stream.build import WriterSlot, health_policy, start_health
+from stream.build import health_policy, start_health
 from stream.errors import EnvironmentRefused
 from stream.health import (
     HealthBoard,
@@ -22,6 +22,7 @@ from stream.health import (
     liveness,
     readiness,
 )
+from stream.process import WriterSlot
 from stream.testing import ManualClock
 from tests.helpers import free_port, settings_for
 

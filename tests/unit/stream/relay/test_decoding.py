@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from stream.build import new_decoder, new_pipeline
+from stream.build import new_pipeline
 from stream.codec import RelayedForAnother
+from stream.decoding import new_decoder
 from stream.errors import RecordError
 from stream.records import Event, Headers, Record
 from stream.relay.headers import EVENTS, KIND, LABELS, PIPELINE, POSITION, relay_headers

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.build import new_decoder, new_label_decoder
+from stream.decoding import new_decoder, new_label_decoder
 from stream.records import Record
 from stream.relay.log import SourceRecord
 from stream.relay.merge import MOST_BYTES, MOST_RECORDS, chunks, merged

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stream.build import state_shape
+from stream.checkpoint import state_shape
 from stream.errors import ConfigError
 from stream.settings import Settings, load_settings, read_addresses
 

@@ -413,6 +413,19 @@ def test_a_function_of_the_user_that_is_not_there_is_a_mistake(mistakes: Mistake
     assert found[0].startswith("app.toml:6: [learner] build: ")
 
 
+def test_who_does_not_learn_may_leave_the_learner_unseen_and_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "app.toml"
+    text = MINIMAL.replace('use = "logistic-regression"', 'build = "no_such_module_at_all:build"')
+    file.write_text(text)
+
+    assert load_settings(file, {}, check_learner=False).learner.build == "no_such_module_at_all:build"
+    file.write_text(f'{text}[metrics]\nuse = ["acuracy"]\n[[drift]]\nwatch = "errors"\ndetector = "adwin"\n')
+    with pytest.raises(ConfigError) as refused:
+        load_settings(file, {}, check_learner=False)
+    assert 'did you mean "accuracy"?' in str(refused.value)
+    assert 'did you mean "error"?' in str(refused.value)
+
+
 # --- Environment -----------------------------------------------------------------------------------------
 
 

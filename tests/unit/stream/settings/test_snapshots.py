@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stream.build import open_keeper, snapshot_folder, state_shape
+from stream.build import open_keeper, snapshot_folder
+from stream.checkpoint import state_shape
 from stream.errors import ConfigError
 from stream.settings import Settings, load_settings
 from stream.snapshots.key import FILE

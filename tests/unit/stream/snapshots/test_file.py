@@ -27,7 +27,8 @@ from learners.registry import LEARNERS
 from monitors import DriftMonitor
 from monitors.drift import DETECTORS, drift_problems
 from monitors.prequential import metric_names
-from stream.build import new_pipeline, state_shape
+from stream.build import new_pipeline
+from stream.checkpoint import state_shape
 from stream.errors import SnapshotError
 from stream.pipeline import State
 from stream.records import Record

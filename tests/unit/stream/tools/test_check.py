@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stream.build import state_shape
-from stream.checkpoint import CommitMetadata
+from stream.checkpoint import CommitMetadata, state_shape
 from stream.errors import EnvironmentRefused
 from stream.settings import Settings, load_settings
 from stream.tools import check as module

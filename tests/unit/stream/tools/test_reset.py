@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from stream.errors import ConfigError
-from stream.tools.group import time_of
+from stream.tools.cluster import time_of
 from stream.tools.reset import Loss, start_of
 
 

@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from stream import keyed
-from stream.build import new_pipeline, open_keeper, state_shape
+from stream.build import new_pipeline, open_keeper
+from stream.checkpoint import state_shape
 from stream.settings import Settings, load_settings
 from stream.snapshots.file import Fold, Header
 from stream.tools.snapshots import Entry, SnapshotTool, lines_of, superfluous, table_of

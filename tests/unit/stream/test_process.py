@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stream.build import WriterSlot
 from stream.errors import EnvironmentRefused
+from stream.process import WriterSlot
 from tests.helpers import settings_for
 
 
