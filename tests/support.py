@@ -35,6 +35,7 @@ from kafka import (  # type: ignore[import-untyped]  # kafka-python ships no typ
 from stream.build import new_pipeline
 from stream.records import Record
 from stream.settings import Settings, load_settings
+from tests.forks import HASH_SEED, Fork, can_fork
 
 ROOT = Path(__file__).parent.parent
 #: Seconds that any wait for a state may take on a slow machine.
@@ -134,26 +135,43 @@ def children(pid: int, word: str = "") -> list[psutil.Process]:
 
 
 class WorkerProcess:
-    """One process of `headrace run`, with its standard error in a file."""
+    """One process of `headrace run`, with its standard error in a file.
+
+    Args:
+        settings_file: Of its pipeline.
+        options: Of the command.
+        hash_seed: Python's.
+        program: The module to run in the place of `headrace` itself.
+        from_nothing: It imports all that it needs; otherwise it may begin as a copy of a process that has, see
+            `tests.forks`.
+        environ: Environment variables.
+    """
 
     def __init__(
         self,
         settings_file: Path,
         *options: str,
-        hash_seed: str = "0",
+        hash_seed: str = HASH_SEED,
         program: str = "stream.cli",
+        from_nothing: bool = False,
         **environ: str,
     ) -> None:
         self.stderr_file = settings_file.with_name(f"{settings_file.stem}-{time.monotonic_ns()}.stderr")
+        words = ["run", str(settings_file), *options]
+        env = {**os.environ, "PYTHONHASHSEED": hash_seed, **environ}
+        self.process: Fork | subprocess.Popen[bytes]
         with self.stderr_file.open("wb") as stderr:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", program, "run", str(settings_file), *options],
-                stderr=stderr,
-                stdout=subprocess.DEVNULL,
-                cwd=ROOT,
-                env={**os.environ, "PYTHONHASHSEED": hash_seed, **environ},
-                start_new_session=True,  # so that its children, if any, can be ended with it
-            )
+            if can_fork(program, env) and not from_nothing:
+                self.process = Fork(program, words, stderr=stderr, environ=env, cwd=ROOT)
+            else:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", program, *words],
+                    stderr=stderr,
+                    stdout=subprocess.DEVNULL,
+                    cwd=ROOT,
+                    env=env,
+                    start_new_session=True,  # so that its children, if any, can be ended with it
+                )
 
     @property
     def pid(self) -> int:
@@ -409,8 +427,8 @@ class KafkaCase:
 
     # Workers ----------------------------------------------------------------------------------------------------
 
-    def start(self, *options: str, **arguments: str) -> WorkerProcess:
-        """Another worker process; further arguments are `hash_seed`, `program` and environment variables."""
+    def start(self, *options: str, **arguments: Any) -> WorkerProcess:
+        """Another worker process; further arguments are those of `WorkerProcess`."""
         worker = WorkerProcess(self.settings_file, *options, **arguments)
         self.workers.append(worker)
         return worker

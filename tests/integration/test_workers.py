@@ -178,7 +178,7 @@ def test_a_signal_while_a_worker_starts_ends_it_with_0(
     with KafkaCase(broker.bootstrap_servers, tmp_path, topic_name) as case:
         for options in ((), ("--workers", "2")):
             for number in (signal.SIGTERM, signal.SIGINT):
-                worker = case.start(*options)
+                worker = case.start(*options, from_nothing=True)
                 wait_until(lambda: catches_sigterm(worker.pid), "it imports", pause=0.01)  # noqa: B023
                 worker.signal(number)
                 assert worker.wait() == 0, f"{options} {number}: {worker.stderr}"
