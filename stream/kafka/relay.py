@@ -37,6 +37,7 @@ from stream.kafka.client import (
     NOT_ALLOWED,
     PRODUCER_TUNING,
     READ_PATIENCE,
+    SAME_TOPIC_SECONDS,
     START_TIMEOUT,
     ClientErrors,
     admin_client,
@@ -95,6 +96,7 @@ class KafkaRelay:
         self._admin = admin_client(settings, self._base)
         self.partitions: dict[str, int] = {}
         self.topic_ids: dict[str, str] = {}
+        self._same_topics_at = float("-inf")
         self._check_topics()
         self._member = Member(
             lambda: group_member(settings, self._base, self._consumer_errors, self._group),
@@ -138,6 +140,30 @@ class KafkaRelay:
                     self._settings, error.args[0], f"topic {name!r}", of_source=name != self._events
                 ) from error
         self.events_id = self.topic_ids.pop(self._events)
+
+    def _require_same_topics(self) -> None:
+        """Refuse to go on if one of the topics was deleted and created again.
+
+        Nothing else tells in time: where a new topic has the offset of the old one that is next, fetching simply goes
+        on.
+        """
+        now = time.monotonic()
+        if now - self._same_topics_at < SAME_TOPIC_SECONDS:
+            return
+        known = {self._events: self.events_id, **self.topic_ids}
+        asked = self._admin.describe_topics(TopicCollection(list(known)), request_timeout=COMMIT_TIMEOUT)
+        for name, answer in asked.items():
+            try:
+                topic_id = str(answer.result().topic_id)
+            except KafkaException as error:
+                raise self._unanswered(error, f"topic {name!r}", of_source=name != self._events) from error
+            if topic_id != known[name]:
+                raise EnvironmentRefused(
+                    f"topic {name!r} was deleted and created again under the relay (id {known[name]}, now {topic_id}): "
+                    "offsets mean other records. Nothing of these was relayed. Say where to go on: "
+                    f"headrace relay {self._settings.path} --from earliest or latest."
+                )
+        self._same_topics_at = now
 
     def _batch_bytes(self) -> int:
         """Most bytes of a batch that the events topic takes, as far as it may be asked."""
@@ -298,6 +324,7 @@ class KafkaRelay:
 
     def claim(self, commits: Mapping[Place, Committed]) -> None:
         """See `stream.relay.log.RelayLog.claim`."""
+        self._require_same_topics()
         commit_alone(self._settings, self._consumer, _offsets(commits), self.writer)
 
     def bounds(self, place: Place) -> tuple[int, int]:
@@ -408,6 +435,7 @@ class KafkaRelay:
         if producer is None:
             raise AssertionError("send_offsets before join")
         if not self._in_transaction:
+            self._require_same_topics()  # now: while a transaction is open, it holds back readers
             self._begin(producer)
         try:
             group = self._consumer.consumer_group_metadata()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from stream.relay.places import UNTOLD
 from tests.conftest import create_topic
 from tests.integration.commands import Command, headrace, headrace_json
 from tests.integration.relaying import RelayCase, question, verdict
-from tests.support import Incoming, whole_seconds_ago
+from tests.support import Incoming, wait_until, whole_seconds_ago
 
 pytestmark = pytest.mark.integration
 
@@ -199,6 +200,30 @@ def test_check_tells_of_a_place_that_may_be_lost_before_the_relay_refuses_it(
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("kind", ["labels", "events"])
+def test_a_topic_made_anew_under_a_running_relay_stops_it_though_it_has_the_next_offset(
+    broker: Broker, tmp_path: Path, topic_name: str, kind: str
+) -> None:
+    """A fetch that comes when all that has happened gets records of the new topic, and no error."""
+    with RelayCase(broker, tmp_path, topic_name, labels=1) as case, case.relay() as relay:
+        case.send_to(case.labels, (verdict(n) for n in range(20)))
+        wait_until(lambda: len(case.relayed().get((case.labels, 0), [])) == 20, "all is relayed")
+
+        relay.signal(signal.SIGSTOP)
+        name = case.labels if kind == "labels" else case.topic("events")
+        with case.admin() as admin:
+            admin.delete_topics([name])
+            wait_until(lambda: name not in admin.list_topics(), "it is gone")
+        create_topic(broker, name, 1)
+        case.send_to(case.labels, (verdict(n) for n in range(100, 150)))
+        relay.signal(signal.SIGCONT)
+
+        said = relay.ends(3)
+        assert f"topic '{name}' was deleted and created again under the relay" in said
+        assert f"headrace relay {case.settings_file} --from" in said
+        assert len(case.relayed().get((case.labels, 0), [])) == (20 if kind == "labels" else 0)
+
+
 def test_a_labels_topic_that_is_gone_is_not_ours_to_make(
     broker: Broker, tmp_path: Path, topic_name: str
 ) -> None:
