@@ -148,8 +148,7 @@ def _source_items(
             )
         ]
     count = facts.partitions
-    kept = span(_number(facts, "retention.ms", -1))
-    text = f"{what} to be relayed, {count} partition{'s' * (count != 1)}, kept {kept}"
+    text = f"{what} to be relayed, {count} partition{'s' * (count != 1)}, kept {_kept(facts)}"
     fine = Item(item=f"topic {topic}", state="ok", text=f"{text}.")
     if "compact" in facts.configs.get("cleanup.policy", ""):
         fine = Item(
@@ -236,9 +235,15 @@ def _number(facts: TopicFacts, key: str, default: int) -> int:
         return default
 
 
+def _kept(facts: TopicFacts) -> str:
+    """For how long, and up to which size."""
+    kept, most = span(_number(facts, "retention.ms", -1)), _number(facts, "retention.bytes", -1)
+    return kept if most < 0 else f"{kept}, but at most {most:,} bytes a partition (retention.bytes)"
+
+
 def _fine(purpose: str, facts: TopicFacts) -> Item:
     count = facts.partitions
-    kept = span(_number(facts, "retention.ms", -1))
+    kept = _kept(facts)
     text = f"{_words(purpose)}, {count} partition{'' if count == 1 else 's'}, kept {kept}"
     if purpose == "events" and kept != "for ever":
         text += "; a worker started anew replays from the pipeline's origin, which must still be there"

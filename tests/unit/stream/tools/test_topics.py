@@ -77,6 +77,13 @@ def test_the_outcomes_topic_is_looked_at_when_the_settings_name_it() -> None:
     assert [item.item for item in items if item.state == "failed"] == ["topic p.outcomes"]
 
 
+def test_a_bound_in_bytes_is_told_beside_the_one_in_time() -> None:
+    found = good() | {"clicks": facts("clicks", retention_ms=-1, retention_bytes=5_000_000)}
+    (text,) = (item.text for item in topic_items(settings(), found) if item.item == "topic clicks")
+    assert text.startswith("events, 2 partitions, kept for ever, but at most 5,000,000 bytes a partition (")
+    assert "which must still be there" in text
+
+
 @pytest.mark.parametrize("policy", ["compact", "compact,delete"])
 def test_compacted_events_are_refused_and_never_configured_by_us(policy: str) -> None:
     found = good() | {"clicks": facts("clicks", cleanup_policy=policy)}
