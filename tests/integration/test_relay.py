@@ -199,7 +199,6 @@ def test_check_tells_of_a_place_that_may_be_lost_before_the_relay_refuses_it(
             assert "--from relayed" in command.ends(3)
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("kind", ["labels", "events"])
 def test_a_topic_made_anew_under_a_running_relay_stops_it_though_it_has_the_next_offset(
     broker: Broker, tmp_path: Path, topic_name: str, kind: str
@@ -224,6 +223,7 @@ def test_a_topic_made_anew_under_a_running_relay_stops_it_though_it_has_the_next
         assert len(case.relayed().get((case.labels, 0), [])) == (20 if kind == "labels" else 0)
 
 
+@pytest.mark.full
 def test_a_labels_topic_that_is_gone_is_not_ours_to_make(
     broker: Broker, tmp_path: Path, topic_name: str
 ) -> None:
