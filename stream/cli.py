@@ -1333,7 +1333,9 @@ def require_our_packages() -> None:
 
 
 def require_pinned_river(error: Exception) -> None:
-    """Refuse with a sentence if an error came of importing us beside another River than the one we are made for.
+    """Refuse with a sentence if an error came of another River than the one we are made for.
+
+    That is one that came while modules were imported, or of something that River's modules lack.
 
     Raises:
         EnvironmentRefused: It did; names both versions.
@@ -1341,7 +1343,10 @@ def require_pinned_river(error: Exception) -> None:
     import traceback  # noqa: PLC0415
     from importlib.metadata import PackageNotFoundError, requires, version  # noqa: PLC0415
 
-    if all(frame.name != "<module>" for frame in traceback.extract_tb(error.__traceback__)):
+    lacks = getattr(error.obj, "__name__", "") if isinstance(error, AttributeError) else ""
+    if not lacks.startswith("river") and all(
+        frame.name != "<module>" for frame in traceback.extract_tb(error.__traceback__)
+    ):
         return
     try:
         pins, found = requires("headrace") or (), version("river")
@@ -1351,7 +1356,7 @@ def require_pinned_river(error: Exception) -> None:
     if pinned and found != pinned[0]:
         raise EnvironmentRefused(
             f"River {found} is installed, and this version of Headrace is made for {pinned[0]}: it can't "
-            f"be imported ({in_a_line(error)}). Put that River back, or install the Headrace that goes with this one, "
+            f"be used ({in_a_line(error)}). Put that River back, or install the Headrace that goes with this one, "
             "and then: headrace rebuild. The state that is there stays as it is."
         ) from error
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import structlog
 import typer
 from typer.testing import CliRunner
 
+from monitors import DETECTORS
 from stream import cli
 from stream.errors import DeadLetterBudgetSpent, EnvironmentRefused
 from stream.logs import configure_logs
@@ -99,6 +102,20 @@ def test_a_river_that_can_not_even_be_imported_is_refused_with_both_versions(tmp
     )
     assert "ImportError" in ended.stderr
     assert ended.stderr.count("\n") == 1
+
+
+def test_a_river_without_a_detector_that_is_wanted_is_refused_with_both_versions(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.1.0")
+    with pytest.raises(AttributeError) as lacking:
+        _ = replace(DETECTORS["fhddm"], class_name="binary.NoSuchDetector").river
+
+    code, said = ends(monkeypatch, capsys, lacking.value)
+
+    assert code == 3
+    assert said.startswith("headrace: River 0.1.0 is installed, and this version of Headrace is made for ")
+    assert "NoSuchDetector" in said
 
 
 def test_no_memory_is_not_called_a_bug(
