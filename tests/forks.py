@@ -2,8 +2,8 @@
 
 River takes two seconds of CPU to import, and the tests start a thousand workers on real brokers. A fork of a process
 that has imported it and done nothing else begins at once. From there on it is a process as any other: with a session,
-an environment and standard streams of its own, and ended by real signals. How a process starts from nothing is tested
-by those that commands, supervisors and the demos start.
+an environment and standard streams of its own, and ended by real signals. What copies share is where things lie in
+memory; tests of what must not depend on that, and of how a process starts, say `from_nothing`.
 
 `python -m tests.forks FD` is the process that is copied; tests talk to it through the socket FD. Linux only.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import functools
 import json
 import os
@@ -24,13 +25,25 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, NamedTuple
 
 #: Programs that change nothing that is bound while modules are imported.
 PROGRAMS = ("stream.cli", "tests.faults.crashing")
 #: Most bytes of a request: arguments and environment.
 MOST_BYTES = 200_000
 HASH_SEED = "0"
+#: A pid, and then an exit code, in so many digits.
+PID_BYTES = 10
+PR_SET_PDEATHSIG = 1
+
+
+class Request(NamedTuple):
+    """What a copy is to become."""
+
+    program: str
+    words: list[str]
+    environ: dict[str, str]
+    cwd: str
 
 
 def can_fork(program: str, environ: Mapping[str, str]) -> bool:
@@ -44,7 +57,7 @@ class Fork:
     Args:
         program: A module of `PROGRAMS`.
         words: Its arguments.
-        stderr: A file, as a file descriptor.
+        stderr: A file.
         environ: All of its environment.
         cwd: Where it is.
     """
@@ -52,14 +65,23 @@ class Fork:
     def __init__(
         self, program: str, words: Sequence[str], *, stderr: IO[bytes], environ: Mapping[str, str], cwd: Path
     ) -> None:
-        request = json.dumps([program, list(words), dict(environ), str(cwd)]).encode()
+        request = json.dumps(Request(program, list(words), dict(environ), str(cwd))).encode()
         assert len(request) <= MOST_BYTES
         self.returncode: int | None = None
-        self._code, theirs = os.pipe()
-        connection = _original()
-        socket.send_fds(connection, [request], [stderr.fileno(), theirs])
-        os.close(theirs)
-        self.pid = int(connection.recv(100))
+        for _ in range(2):
+            self._told, tells = os.pipe()
+            try:
+                with contextlib.suppress(OSError):  # it is gone
+                    socket.send_fds(_original(), [request], [stderr.fileno(), tells])
+            finally:
+                os.close(tells)
+            # By a pipe of its own, first the pid and then the code: nothing that is shared can get out of step.
+            if pid := os.read(self._told, PID_BYTES):
+                self.pid = int(pid)
+                return
+            os.close(self._told)
+            _original.cache_clear()
+        raise AssertionError("the process that is copied ended; its standard error is that of this one")
 
     def poll(self) -> int | None:
         """Its exit code, or minus the signal that ended it; None while it runs."""
@@ -80,11 +102,13 @@ class Fork:
         self.send_signal(signal.SIGKILL)
 
     def _ended_within(self, seconds: float | None) -> int | None:
-        if self.returncode is None and select.select([self._code], [], [], seconds)[0]:
-            told = os.read(self._code, 100)
-            os.close(self._code)
-            assert told, "the process that was copied is gone, and nobody knows how this one ended"
-            self.returncode = int(told)
+        if self.returncode is None:
+            told = select.poll()
+            told.register(self._told)
+            if told.poll(None if seconds is None else seconds * 1_000):
+                code = os.read(self._told, 100)
+                os.close(self._told)
+                self.returncode = int(code) if code else -signal.SIGKILL  # it ends with its original
         return self.returncode
 
 
@@ -105,6 +129,7 @@ def _original() -> socket.socket:
 
     def end() -> None:
         ours.close()
+        process.kill()  # it has nothing to save
         process.wait()
 
     atexit.register(end)
@@ -114,53 +139,62 @@ def _original() -> socket.socket:
 # The process that is copied ---------------------------------------------------------------------------------------
 
 
-def serve(connection: socket.socket) -> list[Any] | None:
+def serve(connection: socket.socket) -> Request | None:
     """Make copies, and tell how each ended. Returns in each copy with its request, and with None at the end of all."""
+    original = os.getpid()
     woken, wake = os.pipe()
     for fd in (woken, wake):
         os.set_blocking(fd, False)
     signal.set_wakeup_fd(wake)
     signal.signal(signal.SIGCHLD, lambda *_: None)
+    waited_for = select.poll()
+    for fd in (connection.fileno(), woken):
+        waited_for.register(fd, select.POLLIN)
     copies: dict[int, int] = {}
-    waited_for: list[Any] = [connection, woken]
     while True:
-        ready, _, _ = select.select(waited_for, [], [])
+        ready = [fd for fd, _ in waited_for.poll()]
         if woken in ready:
             os.read(woken, 1_000)
             _tell_of_ends(copies)
-        if connection in ready:
+        if connection.fileno() in ready:
             data, fds, _, _ = socket.recv_fds(connection, MOST_BYTES, 2)
             if not data:
                 return None
-            stderr, code = fds
+            stderr, tells = fds
             has_begun, begins = os.pipe()
             pid = os.fork()
             if pid == 0:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+                if os.getppid() != original:
+                    os.kill(os.getpid(), signal.SIGKILL)
                 os.setsid()
                 os.dup2(stderr, 2)
-                for fd in (woken, wake, has_begun, stderr, code, *copies.values()):
+                for fd in (woken, wake, has_begun, stderr, tells, *copies.values()):
                     os.close(fd)
                 connection.close()
                 os.close(begins)
-                found: list[Any] = json.loads(data)
-                return found
+                return Request(*json.loads(data))
             for fd in (begins, stderr):
                 os.close(fd)
             os.read(has_begun, 1)  # its end: from now on it leads a session of its own
             os.close(has_begun)
-            copies[pid] = code
-            connection.send(str(pid).encode())
+            copies[pid] = tells
+            _tell(tells, pid)
+
+
+def _tell(where: int, number: int) -> None:
+    with contextlib.suppress(BrokenPipeError):  # nobody waits for it any more
+        os.write(where, str(number).zfill(PID_BYTES).encode())
 
 
 def _tell_of_ends(copies: dict[int, int]) -> None:
     with contextlib.suppress(ChildProcessError):
         while (found := os.waitpid(-1, os.WNOHANG))[0]:
-            code = copies.pop(found[0])
-            with contextlib.suppress(BrokenPipeError):  # nobody waits for it any more
-                os.write(code, str(os.waitstatus_to_exitcode(found[1])).encode())
-            os.close(code)
+            tells = copies.pop(found[0])
+            _tell(tells, os.waitstatus_to_exitcode(found[1]))
+            os.close(tells)
 
 
 def main() -> None:
@@ -177,15 +211,14 @@ def main() -> None:
     request = serve(socket.socket(fileno=int(sys.argv[1])))
     if request is None:
         return
-    program, words, environ, folder = request
     # As in a process that starts from nothing.
-    os.chdir(folder)
+    os.chdir(request.cwd)
     os.environ.clear()
-    os.environ.update(environ)
+    os.environ.update(request.environ)
     tempfile.tempdir = None
     np.random.seed()
-    sys.argv[1:] = words
-    runpy.run_module(program, run_name="__main__", alter_sys=True)
+    sys.argv[1:] = request.words
+    runpy.run_module(request.program, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

@@ -427,15 +427,15 @@ class KafkaCase:
 
     # Workers ----------------------------------------------------------------------------------------------------
 
-    def start(self, *options: str, **arguments: Any) -> WorkerProcess:
-        """Another worker process; further arguments are those of `WorkerProcess`."""
-        worker = WorkerProcess(self.settings_file, *options, **arguments)
+    def start(self, *options: str, from_nothing: bool = False, **arguments: str) -> WorkerProcess:
+        """Another worker process; the arguments are those of `WorkerProcess`."""
+        worker = WorkerProcess(self.settings_file, *options, from_nothing=from_nothing, **arguments)
         self.workers.append(worker)
         return worker
 
-    def run_to_end(self, *options: str, **arguments: str) -> WorkerProcess:
+    def run_to_end(self, *options: str, from_nothing: bool = False, **arguments: str) -> WorkerProcess:
         """A worker that stops at the end, once it has."""
-        worker = self.start("--stop-at-end", *options, **arguments)
+        worker = self.start("--stop-at-end", *options, from_nothing=from_nothing, **arguments)
         worker.ends_well()
         return worker
 

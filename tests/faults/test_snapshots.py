@@ -89,7 +89,10 @@ class Kills(NamedTuple):
 def test_a_killed_worker_is_succeeded_from_a_snapshot_with_little_to_replay(
     broker: Broker, tmp_path: Path, topic_name: str, kills: Kills
 ) -> None:
-    """With predictions that wait for their labels, and a drift detector that has seen some drift."""
+    """With predictions that wait for their labels, and a drift detector that has seen some drift.
+
+    From nothing: in each successor other things lie elsewhere in memory, and nothing may depend on that.
+    """
     learner, partitions, workers, rounds, history = kills
     with KafkaCase(
         broker.bootstrap_servers,
@@ -103,13 +106,13 @@ def test_a_killed_worker_is_succeeded_from_a_snapshot_with_little_to_replay(
     ) as case:
         case.send(mixed(number, number % partitions, partitions) for number in range(history))
         with feeder_of_all(case, 200, first=history) as feeder:
-            working = [case.start() for _ in range(workers)]
+            working = [case.start(from_nothing=True) for _ in range(workers)]
             for _ in range(rounds):
                 wait_for_snapshots(case, history // partitions, *working)
                 victim = max(working, key=restored)
                 had, before = restored(victim), sum(map(restored, case.workers))
                 victim.kill()
-                working[working.index(victim)] = case.start()
+                working[working.index(victim)] = case.start(from_nothing=True)
                 wait_until(
                     lambda: sum(map(restored, case.workers)) >= before + min(had, 1),  # noqa: B023
                     "what it had is taken over",
