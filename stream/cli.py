@@ -69,6 +69,17 @@ def load(path: Path, *, check_learner: bool = False) -> Settings:
     return load_settings(path, check_learner=check_learner)
 
 
+def check_learner_apart(path: Path) -> None:
+    """Check the learner in a fork that then ends: a supervisor lives long, and has no use for River and its memory."""
+    pid = os.fork()
+    if pid == 0:
+        load(path, check_learner=True)
+        raise typer.Exit
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code:
+        raise typer.Exit(code if code > 0 else 1)
+
+
 def fix_hash_seed() -> None:
     """Execute this command again with a fixed hash seed, unless it has one: it can't be set from within."""
     if os.environ.get("PYTHONHASHSEED") != HASH_SEED:
@@ -118,10 +129,14 @@ def run(
     if with_parent:
         end_with_parent()
     configure_logs()
-    settings = load(settings_file, check_learner=True)
+    settings = load(settings_file)
     relay = None
     if settings.relayed_topics and not with_parent:  # or the supervisor has started it
         relay = child_command("relay", str(settings_file), stop_at_end=stop_at_end)
+    if workers > 1 or (relay is not None and not stop_at_end):
+        check_learner_apart(settings_file)
+    else:
+        settings = load(settings_file, check_learner=True)
     if relay is not None and stop_at_end and not asked:
         # First: the workers are to see all that is relayed when they look for the ends.
         first = Supervisor([], 0, relay=relay)

@@ -39,8 +39,9 @@ def test_a_killed_worker_is_started_again_and_each_event_is_still_predicted_once
 ) -> None:
     with KafkaCase(broker.bootstrap_servers, tmp_path, topic_name, partitions=2) as case:
         with Feeder(case, rate=100.0) as feeder:
-            parent = case.start("--workers", "2")
+            parent = case.start("--workers", "2", from_nothing=True)
             case.wait_for_predictions(100, parent)
+            assert "scipy" not in Path(f"/proc/{parent.pid}/maps").read_text()  # nor what else River needs
             killed, other = children(parent.pid)
             killed.kill()
 

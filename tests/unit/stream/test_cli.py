@@ -212,3 +212,23 @@ def test_what_does_not_learn_needs_neither_river_nor_the_users_own_module(tmp_pa
     assert ended.returncode == 2
     assert "is_not_here" not in ended.stderr
     assert "[labels] topic and [relay] events are both missing" in ended.stderr
+
+
+def test_a_learner_that_is_not_there_is_told_once_however_many_workers_there_are_to_be(
+    tmp_path: Path,
+) -> None:
+    text = example_settings("p").replace('use = "logistic-regression"', 'build = "is_not_here:build"')
+    (tmp_path / "p.toml").write_text(text)
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "stream.cli", "run", "p.toml", "--workers", "3"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("headrace: p.toml:")
+    assert ended.stderr.count("\n") == 1
+    assert "is_not_here" in ended.stderr
