@@ -57,22 +57,31 @@ class Fork:
     Args:
         program: A module of `PROGRAMS`.
         words: Its arguments.
+        stdout: A file; None throws away.
         stderr: A file.
         environ: All of its environment.
         cwd: Where it is.
     """
 
     def __init__(
-        self, program: str, words: Sequence[str], *, stderr: IO[bytes], environ: Mapping[str, str], cwd: Path
+        self,
+        program: str,
+        words: Sequence[str],
+        *,
+        stdout: IO[bytes] | None = None,
+        stderr: IO[bytes],
+        environ: Mapping[str, str],
+        cwd: Path,
     ) -> None:
         request = json.dumps(Request(program, list(words), dict(environ), str(cwd))).encode()
         assert len(request) <= MOST_BYTES
         self.returncode: int | None = None
+        files = [stderr.fileno(), *([] if stdout is None else [stdout.fileno()])]
         for _ in range(2):
             self._told, tells = os.pipe()
             try:
                 with contextlib.suppress(OSError):  # it is gone
-                    socket.send_fds(_original(), [request], [stderr.fileno(), tells])
+                    socket.send_fds(_original(), [request], [tells, *files])
             finally:
                 os.close(tells)
             # By a pipe of its own, first the pid and then the code: nothing that is shared can get out of step.
@@ -157,10 +166,10 @@ def serve(connection: socket.socket) -> Request | None:
             os.read(woken, 1_000)
             _tell_of_ends(copies)
         if connection.fileno() in ready:
-            data, fds, _, _ = socket.recv_fds(connection, MOST_BYTES, 2)
+            data, fds, _, _ = socket.recv_fds(connection, MOST_BYTES, 3)
             if not data:
                 return None
-            stderr, tells = fds
+            tells, *files = fds
             has_begun, begins = os.pipe()
             pid = os.fork()
             if pid == 0:
@@ -170,13 +179,14 @@ def serve(connection: socket.socket) -> Request | None:
                 if os.getppid() != original:
                     os.kill(os.getpid(), signal.SIGKILL)
                 os.setsid()
-                os.dup2(stderr, 2)
-                for fd in (woken, wake, has_begun, stderr, tells, *copies.values()):
+                for fd, standard in zip(files, (2, 1), strict=False):
+                    os.dup2(fd, standard)
+                for fd in (woken, wake, has_begun, tells, *files, *copies.values()):
                     os.close(fd)
                 connection.close()
                 os.close(begins)
                 return Request(*json.loads(data))
-            for fd in (begins, stderr):
+            for fd in (begins, *files):
                 os.close(fd)
             os.read(has_begun, 1)  # its end: from now on it leads a session of its own
             os.close(has_begun)

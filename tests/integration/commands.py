@@ -17,6 +17,7 @@ import orjson
 from stream.build import new_pipeline
 from stream.records import Record
 from stream.settings import Settings
+from tests.forks import HASH_SEED, Fork, can_fork
 from tests.support import PATIENCE, ROOT, Incoming, KafkaCase, labelled, wait_until
 
 KINDS = ("predictions", "alerts", "dead_letters")
@@ -43,16 +44,21 @@ class Command:
         self._out, self._err = (
             folder / f"{words[0]}-{time.monotonic_ns()}.{stream}" for stream in ("stdout", "stderr")
         )
+        env = {**os.environ, "PYTHONHASHSEED": HASH_SEED, **(environ or {})}
+        self.process: Fork | subprocess.Popen[bytes]
         with self._out.open("wb") as out, self._err.open("wb") as err:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", program, *words],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                cwd=ROOT,
-                env={**os.environ, "PYTHONHASHSEED": "0", **(environ or {})},
-                preexec_fn=preexec,  # noqa: PLW1509 - no threads of ours hold a lock
-            )
+            if can_fork(program, env) and preexec is None:
+                self.process = Fork(program, words, stdout=out, stderr=err, environ=env, cwd=ROOT)
+            else:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", program, *words],
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=err,
+                    cwd=ROOT,
+                    env=env,
+                    preexec_fn=preexec,  # noqa: PLW1509 - no threads of ours hold a lock
+                )
 
     def __enter__(self) -> Self:
         return self
