@@ -273,6 +273,7 @@ class KafkaRelay:
 
     def committed(self, places: Sequence[Place]) -> Mapping[Place, Committed]:
         """See `stream.relay.log.RelayLog.committed`."""
+        self._require_same_topics()  # first: with a topic its offsets are deleted
         what = f"committed offsets of group {self._group!r}"
         try:
             for writer in self._writers_gone(places):
