@@ -468,7 +468,7 @@ class KafkaCase:
 
     def wait_for_more(self, count: int, *workers: WorkerProcess) -> int:
         """Until so many more predictions are committed than now; returns how many there are now."""
-        seen = self.predicted()
+        seen = self.count("predictions")  # not what one quick look has found
         self.wait_for_predictions(seen + count, *workers)
         return seen
 
@@ -587,7 +587,7 @@ class MonitorProcess:
     def end(self, number: int = signal.SIGTERM) -> int:
         """Its exit code after a signal."""
         self.process.send_signal(number)
-        return self.process.wait(30)
+        return self.process.wait(60)
 
 
 def assert_no_fault(code: int, worker: WorkerProcess) -> None:
@@ -638,7 +638,10 @@ class Feeder:
 
     def _run(self) -> None:
         try:
-            client = self._case.producer(request_timeout_ms=20_000, delivery_timeout_ms=120_000)
+            # Longer than any broker is away, and quick to see it again.
+            client = self._case.producer(
+                request_timeout_ms=20_000, delivery_timeout_ms=600_000, reconnect_backoff_max_ms=1_000
+            )
             begun = time.monotonic()
             futures = []
             while not self._stop.is_set():
@@ -650,7 +653,7 @@ class Feeder:
                 time.sleep(0.02)
             client.flush()
             for future in futures:
-                future.get(timeout=120)
+                future.get(timeout=600)
             client.close()
         except BaseException as error:
             self._error = error

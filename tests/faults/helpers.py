@@ -96,6 +96,10 @@ def finish(case: KafkaCase, feeder: Feeder, *workers: WorkerProcess) -> None:
         return case.committed() == ends
 
     wait_until(done, "all that was sent is committed", pause=0.2)
+    wait_until(
+        lambda: all(worker.logged("joining the group, waiting for partitions") for worker in workers),
+        "those that have just been started take signals",
+    )
     for worker in workers:
         worker.signal(signal.SIGTERM)
     for worker in workers:

@@ -129,6 +129,10 @@ def killed(
                     lambda: len(worker.logged(f"{who} died, starting it again")) >= count,  # noqa: B023
                     f"each death is seen, seed {seed}",
                 )
+            wait_until(
+                lambda: worker.stderr.rfind('"relay begins"') > worker.stderr.rfind('"the relay died'),
+                f"the relay is back, seed {seed}",
+            )
         assert worker.stop() == 0, worker.stderr
         case.run_to_end()
 
