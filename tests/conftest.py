@@ -15,11 +15,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+import hypothesis
 import pytest
 
 from stream.broker import Broker, find_jars, find_java
 from stream.errors import EnvironmentRefused
 from tests.s3 import ENVIRONMENT, S3Server
+
+# A slow machine is no failure, and what a run finds must not depend on what an earlier one left behind.
+hypothesis.settings.register_profile(
+    "headrace",
+    deadline=None,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("headrace")
 
 #: Tests freeze group members past their session timeout: 6 s, Kafka's least, would be a long wait.
 TEST_PROPERTIES = {"group.min.session.timeout.ms": "1000"}

@@ -79,6 +79,7 @@ def test_hostile_names_are_text_and_nothing_else(browser: Browser, pretended: Pr
                 for text in (HOSTILE[0], HOSTILE[1], HOSTILE[2], "pay‹202E›gpj.exe‹2066›"):
                     expect(page.get_by_role("heading", name=text, exact=True)).to_be_visible()
             if name in (TABS["data"], TABS["alerts"]):
+                page.get_by_role("button", name="More about").first.wait_for()
                 for button in page.get_by_role("button", name="More about").all()[:9]:
                     button.click()
             if name == TABS["data"]:

@@ -14,14 +14,14 @@ import pytest
 
 from stream.broker import Broker
 from tests.helpers import free_port
-from tests.support import KafkaCase, labelled, wait_until
+from tests.support import PATIENCE, KafkaCase, labelled, wait_until
 
 pytestmark = pytest.mark.integration
 
 
 def ask(port: int, path: str) -> tuple[int, dict[str, Any]]:
     """Status and body; 0 as long as nobody listens."""
-    connection = HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()

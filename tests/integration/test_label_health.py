@@ -75,9 +75,14 @@ def test_answers_of_another_partitioner_are_told_of_with_the_cause(
             assert labels["unmatched"] > COUNT / 4
             assert labels["shares"]["unmatched"] == labels["unmatched"] / COUNT
             assert sum(labels["delay_histogram"]["counts"]) == labels["joined"]
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
-                exposed = answer.read().decode()
-            assert f'{{incident="labels-unmatched",partition="0",pipeline="{topic_name}"}} 1.0' in exposed
+
+            def exposed() -> str:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+                    text: str = answer.read().decode()
+                    return text
+
+            series = f'{{incident="labels-unmatched",partition="0",pipeline="{topic_name}"}} 1.0'
+            wait_until(lambda: series in exposed(), "the worker's readings have it too")
             assert monitor.end() == 0
 
         assert worker.stop() == 0, worker.stderr

@@ -19,7 +19,7 @@ import pytest
 
 from stream.broker import Broker
 from tests.integration.conftest import SecureBroker, Web
-from tests.support import ROOT, Incoming, KafkaCase, MonitorProcess, toml, wait_until
+from tests.support import PATIENCE, ROOT, Incoming, KafkaCase, MonitorProcess, toml, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -54,7 +54,7 @@ def command(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]
         check=False,
         cwd=ROOT,
         env={"PATH": "/usr/bin:/bin", **environ},
-        timeout=60,
+        timeout=PATIENCE,
     )
 
 
@@ -205,7 +205,7 @@ def test_a_broker_that_does_not_answer_any_more_is_told_of_and_does_not_hold_up_
         os.kill(private_broker.pid, signal.SIGSTOP)
         try:
             wait_until(
-                lambda: monitor.get("/api/pipelines")[0]["feed"]["state"] == "away", "it is seen", seconds=15
+                lambda: monitor.get("/api/pipelines")[0]["feed"]["state"] == "away", "it is seen", seconds=30
             )
             assert monitor.end() == 0
         finally:
@@ -388,7 +388,7 @@ def test_what_was_written_while_the_machine_was_suspended_is_read(
         wait_until(
             lambda: monitor.get(f"/api/pipelines/{topic_name}")["unreadable_records"] == 45, "all has come"
         )
-        assert "gave the monitor its partitions again" in monitor.stderr
+        wait_until(lambda: "gave the monitor its partitions again" in monitor.stderr, "it says why")
         client.close()
 
 
@@ -409,7 +409,13 @@ def test_a_worker_that_dies_is_told_of_once_and_closed_when_another_has_come(
             worker.kill()
             wait_until(lambda: monitor.get("/api/pipelines")[0]["state"] == "stale", "the status is old")
             wait_until(lambda: gone() == ["open"], "the watchdog barks", seconds=180)
-            found = monitor.get(f"/api/pipelines/{topic_name}")["open_incidents"]
+
+            def barking() -> list[Any]:
+                found: list[Any] = monitor.get(f"/api/pipelines/{topic_name}")["open_incidents"]
+                return found
+
+            wait_until(barking, "the monitor has it back from the topic")
+            found = barking()
             assert [(i["incident"], i["severity"]) for i in found] == [("worker-gone", "critical")]
             assert "headrace run" in found[0]["text"]
             assert monitor.end() == 0

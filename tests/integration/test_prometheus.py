@@ -24,7 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from monitors.telemetry import Family, MonitorTelemetry
 from stream.broker import Broker
 from tests.helpers import free_port
-from tests.support import ROOT, Incoming, KafkaCase, labelled, wait_until
+from tests.support import PATIENCE, ROOT, Incoming, KafkaCase, labelled, wait_until
 from tests.unit.monitors.test_telemetry import MONITOR, PIPELINE
 from tests.unit.test_dashboards import DASHBOARDS, as_prometheus_takes_it, panels
 
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.integration
 
 def get(port: int, path: str) -> bytes:
     """The body; nothing as long as nobody listens."""
-    connection = HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()
@@ -109,7 +109,7 @@ def prometheus(folder: Path, port: int, target: int, monitor: int = 0) -> Iterat
         yield
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(PATIENCE)
 
 
 def asked(port: int, path: str) -> Any:

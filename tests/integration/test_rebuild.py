@@ -218,7 +218,7 @@ def test_workers_that_come_between_are_seen_and_nothing_is_changed(
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
         case.send(mixed(range(120, 150)))
-        case.wait_for_predictions(140, case.workers[-1])
+        case.wait_for_predictions(150, case.workers[-1])
         stop(case.workers[-1])
         assert case.settings.shape() == old.shape()
         case.assert_exactly_once()

@@ -40,8 +40,8 @@ def run_some(case: KafkaCase) -> None:
 
 def test_an_unreachable_broker_is_refused_quickly(tmp_path: Path) -> None:
     with KafkaCase("127.0.0.1:1", tmp_path, "nobody", partitions=0) as case:
-        began = time.monotonic()
         worker = case.start()
+        began = time.monotonic()
         assert_refused(worker, "127.0.0.1:1", "Is it running")
         assert time.monotonic() - began < 45  # 10 s of trying, and the start of a process on a busy machine
 

@@ -59,7 +59,12 @@ def test_the_relay_is_followed_its_death_is_told_and_its_return(
 
             wait_until(lambda: places() == {0: (30, 0), 1: (30, 10)}, "what waits is seen")
             wait_until(lambda: told(case, "relay-behind") == ["open"], "the watchdog barks", seconds=180)
-            (row,) = [row for row in state()["open_incidents"] if row["incident"] == "relay-behind"]
+
+            def barking() -> list[Any]:
+                return [row for row in state()["open_incidents"] if row["incident"] == "relay-behind"]
+
+            wait_until(barking, "the monitor has it back from the topic")
+            (row,) = barking()
             assert f"nothing was relayed from {case.labels}[1] for " in row["text"]
             assert "while 10 records wait" in row["text"]
             assert metric(monitor, case, "relay_lag_records") == 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -58,9 +59,9 @@ def test_the_relay_is_shown_before_it_has_begun_while_it_works_stands_still_and_
             case.send_to(case.labels, (verdict(n, 1) for n in range(300, 310)))
             stopped = headrace_json(case, "status")
             assert places(stopped) == {0: (150, 150, 0), 1: (150, 160, 10)}
-            assert stopped["warnings"][-1].startswith(
-                f"10 records of {case.labels}[1] wait and none was relayed within 2 s, though one runs:"
-            )
+            place = re.escape(f"{case.labels}[1]")
+            text = rf"10 records of {place} wait and none was relayed within \d+ s, though one runs:"
+            assert re.match(text, stopped["warnings"][-1])
         assert f"{case.labels}[1]" in headrace(case, "status").partition("relay:")[2]
 
 
@@ -91,7 +92,7 @@ def test_what_is_open_is_shown_and_what_a_killed_worker_left_open_is_in_doubt(
         topic_name,
         partitions=2,
         labels={"capacity": 20},
-        worker={"session_timeout_ms": 2_000},
+        worker={"session_timeout_ms": 10_000},
     ) as case:
         worker = case.start()
 
@@ -106,7 +107,7 @@ def test_what_is_open_is_shown_and_what_a_killed_worker_left_open_is_in_doubt(
             sent += 100
             return [kind["partitions"] for kind in opened()] == [[0, 1]]
 
-        wait_until(both_are_full, "more predictions wait than may, in both partitions", seconds=90)
+        wait_until(both_are_full, "more predictions wait than may, in both partitions")
         (kind,) = opened()
         assert (kind["incident"], kind["severity"], kind["doubt"]) == ("pending-full", "warning", None)
         assert kind["text"].startswith(
@@ -118,6 +119,7 @@ def test_what_is_open_is_shown_and_what_a_killed_worker_left_open_is_in_doubt(
         lines = [" ".join(line.split()) for line in headrace(case, "status").splitlines()]
         assert any(line.startswith("pending-full warning 0-1 ") for line in lines), lines
 
+        case.wait_for_predictions(sent, worker)
         worker.kill()
         wait_until(
             lambda: (

@@ -12,7 +12,7 @@ import psutil  # type: ignore[import-untyped]  # its types come in a package of 
 import pytest
 
 from stream.broker import Broker
-from tests.support import Feeder, Incoming, KafkaCase, children, labelled, wait_until
+from tests.support import PATIENCE, Feeder, Incoming, KafkaCase, children, labelled, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -132,7 +132,7 @@ def test_workers_end_when_their_supervisor_is_killed(broker: Broker, tmp_path: P
 
         parent.signal(signal.SIGKILL)
 
-        _, alive = psutil.wait_procs(workers, timeout=60)
+        _, alive = psutil.wait_procs(workers, timeout=PATIENCE)
         assert not alive
         assert len(parent.logged("ended")) == 2
 

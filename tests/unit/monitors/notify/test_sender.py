@@ -158,6 +158,7 @@ def test_what_hangs_is_given_up_and_leaks_a_few_threads_at_most(monkeypatch: pyt
         for thread in to._threads:
             thread.join()
         monkeypatch.setattr(sender, "send", lambda url, message: None)
+        to._timeout_seconds = 30.0
         return [*reasons, await to.send(MESSAGE)]
 
     assert asyncio.run(scenario()) == [
