@@ -167,6 +167,8 @@ class KafkaLog:
             )
             described = asked[self._topic].result()
         except KafkaException as error:
+            # One whose broker was away for a moment may never find it again.
+            self._admin = AdminClient(dict(self._base))
             raise self._unanswered(error, f"topic {self._topic!r}") from error
         if str(described.topic_id) != self.topic_id:
             raise EnvironmentRefused(

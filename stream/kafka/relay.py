@@ -156,6 +156,8 @@ class KafkaRelay:
             try:
                 topic_id = str(answer.result().topic_id)
             except KafkaException as error:
+                # One whose broker was away for a moment may never find it again.
+                self._admin = AdminClient(dict(self._base))
                 raise self._unanswered(error, f"topic {name!r}", of_source=name != self._events) from error
             if topic_id != known[name]:
                 raise EnvironmentRefused(
