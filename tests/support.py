@@ -31,6 +31,7 @@ from kafka import (  # type: ignore[import-untyped]  # kafka-python ships no typ
     KafkaProducer,
     TopicPartition,
 )
+from kafka.errors import KafkaError  # type: ignore[import-untyped]
 
 from stream.build import new_pipeline
 from stream.records import Record
@@ -468,9 +469,16 @@ class KafkaCase:
 
     def wait_for_more(self, count: int, *workers: WorkerProcess) -> int:
         """Until so many more predictions are committed than now; returns how many there are now."""
-        seen = self.count("predictions")  # not what one quick look has found
-        self.wait_for_predictions(seen + count, *workers)
-        return seen
+        found: list[int] = []
+
+        def counted() -> bool:  # not what one quick look has found
+            with contextlib.suppress(KafkaError):  # a broker that comes back has no answer yet
+                found.append(self.count("predictions"))
+            return bool(found)
+
+        wait_until(counted, "predictions can be counted")
+        self.wait_for_predictions(found[0] + count, *workers)
+        return found[0]
 
     # The right answer -------------------------------------------------------------------------------------------
 
